@@ -1,0 +1,42 @@
+// One function per binding file; each adds one operation to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "spicore/simd.hpp"
+
+// Calls the variant of an operation for the instruction set in use, without the GIL.
+#if SPICORE_SIMD_LEVELS == 3
+#define SPICORE_CALL(name, ...)                                                          \
+  do {                                                                                   \
+    pybind11::gil_scoped_release release;                                                \
+    switch (spicore::cpu::current_simd()) {                                              \
+    case spicore::cpu::Simd::avx512:                                                     \
+      spicore::cpu::avx512::name(__VA_ARGS__);                                           \
+      break;                                                                             \
+    case spicore::cpu::Simd::avx2:                                                       \
+      spicore::cpu::avx2::name(__VA_ARGS__);                                             \
+      break;                                                                             \
+    default:                                                                             \
+      spicore::cpu::baseline::name(__VA_ARGS__);                                         \
+    }                                                                                    \
+  } while (false)
+#else
+#define SPICORE_CALL(name, ...)                                                          \
+  do {                                                                                   \
+    pybind11::gil_scoped_release release;                                                \
+    spicore::cpu::baseline::name(__VA_ARGS__);                                           \
+  } while (false)
+#endif
+
+namespace spicore::bindings {
+
+void add_sort_photons(pybind11::module_ &m); // sort_photons.cpp
+void add_ewald_slice(pybind11::module_ &m);  // ewald_slice.cpp
+void add_ewald_merge(pybind11::module_ &m);  // ewald_merge.cpp
+void add_expand(pybind11::module_ &m);       // expand.cpp
+void add_maximize(pybind11::module_ &m);     // maximize.cpp
+void add_posterior(pybind11::module_ &m);    // posterior.cpp
+void add_compress(pybind11::module_ &m);     // compress.cpp
+
+} // namespace spicore::bindings

@@ -1,0 +1,38 @@
+// A block of prepared photons as Python passes it: (begin, orient_end, row, count).
+#pragma once
+
+#include <tuple>
+
+#include <pybind11/stl.h>
+
+#include "spicore/photons.hpp"
+#include "tensor.hpp"
+
+namespace spicore::bindings {
+
+using PhotonTensors =
+    std::tuple<Tensor<const std::int64_t, 1>, Tensor<const std::int64_t, 1>,
+               Tensor<const std::uint32_t, 1>, Tensor<const std::uint16_t, 1>>;
+
+// Rows are sorted within a frame, so the last one of each bounds them all.
+// `orienting`: only rows up to orient_end are read.
+inline Photons checked(const PhotonTensors &photons, std::int64_t n_frames,
+                       std::int64_t n_rows, bool orienting) {
+  const auto &[begin, orient_end, row, count] = photons;
+  require(begin.shape[0] == n_frames + 1 && orient_end.shape[0] == n_frames,
+          "photons and the block must agree in frames");
+  require(row.shape[0] == count.shape[0] && begin.data[0] == 0 &&
+              begin.data[n_frames] <= row.shape[0],
+          "photons: begin must stay inside row and count");
+  for (std::int64_t d = 0; d < n_frames; ++d) {
+    const std::int64_t first = begin.data[d], last = begin.data[d + 1];
+    require(first <= orient_end.data[d] && orient_end.data[d] <= last,
+            "photons: orient_end must lie within its frame");
+    const std::int64_t end = orienting ? orient_end.data[d] : last;
+    require(first == end || row.data[end - 1] < std::uint64_t(n_rows),
+            "photons: a row lies beyond the tomogram");
+  }
+  return Photons{n_frames, begin.data, orient_end.data, row.data, count.data};
+}
+
+} // namespace spicore::bindings

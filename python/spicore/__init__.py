@@ -1,0 +1,25 @@
+"""spicore: X-ray single-particle imaging, from photons to 3D structures."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import orientations
+from .detector import Detector
+from .errors import InputError, SpicoreError
+from .ewald import ewald_merge, ewald_slice
+from .frames import Frames
+
+try:
+    __version__ = version("spicore")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Detector",
+    "Frames",
+    "InputError",
+    "SpicoreError",
+    "__version__",
+    "ewald_merge",
+    "ewald_slice",
+    "orientations",
+]

@@ -1,0 +1,14 @@
+"""Exceptions that a user can act on."""
+
+from __future__ import annotations
+
+
+class SpicoreError(Exception):
+    """Base class of all errors that spicore raises on purpose."""
+
+
+class InputError(SpicoreError, ValueError):
+    """Input that cannot be used; the message names it, what was expected and what came.
+
+    The command line prints the message in one line and exits with code 2.
+    """

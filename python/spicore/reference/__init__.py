@@ -1,0 +1,20 @@
+"""Specifications: each operation in a few lines of float64 NumPy, for tests and readers."""
+
+from .compress import compress, compress_background
+from .ewald_merge import ewald_merge
+from .ewald_slice import ewald_slice, trilinear
+from .expand import expand
+from .maximize import maximize, maximize_background
+from .posterior import posterior
+
+__all__ = [
+    "compress",
+    "compress_background",
+    "ewald_merge",
+    "ewald_slice",
+    "expand",
+    "maximize",
+    "maximize_background",
+    "posterior",
+    "trilinear",
+]
