@@ -414,7 +414,7 @@ def test_crystfel_errors_of_the_whole(tmp_path, text, match):
         ("correction", np.ones(80), r"correction must have shape \[81\], got \[80\]"),
         ("mask", np.zeros(80, int), "mask must have 81 values, one per pixel, got 80"),
         ("mask", np.zeros(81, bool), "mask must hold integers 0, 1 or 2, got bool"),
-        ("mask", [0] * 80 + [256], "mask must be 0, 1 or 2, got 256 among 1"),
+        ("mask", [0] * 80 + [256], "mask must be 0, 1 or 2, got 1 other values, first 256"),
         ("mask", [[0], [0, 1]], "mask must be an array"),
         ("mask", np.ones(81, int), "must leave a pixel to orient with .* got none of 81"),
         ("ewald_radius", 0, "ewald_radius must be positive, got 0"),
@@ -448,6 +448,7 @@ def test_pixels_in_use_must_be_usable(bad):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ({"n_pixels": 9.5}, "n_pixels must be an integer, got 9.5"),
         ({"n_pixels": 2}, "n_pixels must be between 3 and"),
         ({"pixel_size": 0}, "pixel_size must be positive"),
         ({"distance": -1}, "distance must be between"),
@@ -470,7 +471,7 @@ def test_square_errors(arguments, match):
         ({"pixel_size": -1e-3}, "pixel_size must be between"),
         ({"wavelength": 0}, "wavelength must be positive"),
         ({"normals": [0, 0, 1]}, r"normals must have shape \[2, 3\], got \[3\]"),
-        ({"mask": [0, 3]}, "mask must be 0, 1 or 2, got 3"),
+        ({"mask": [0, 3]}, "mask must be 0, 1 or 2, got 1 other values, first 3"),
     ],
 )
 def test_from_geometry_errors(arguments, match):
@@ -521,7 +522,7 @@ def test_truncated_hdf5(tmp_path):
         save(Detector.square(9, 1e-3, 0.1, 2000), tmp_path / "d.h5")
         content = (tmp_path / "d.h5").read_bytes()
         (tmp_path / "d.h5").write_bytes(content[: len(content) // 2])
-        with pytest.raises(InputError, match=r"d\.h5: cannot be read: .*truncated"):
+        with pytest.raises(InputError, match=r"d\.h5: cannot be read as HDF5: .*truncated"):
             Detector.load(tmp_path / "d.h5")
 
 

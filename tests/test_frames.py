@@ -497,7 +497,7 @@ def replace(path, name, data, **options):
         ("num_pix", [0], r"num_pix must be one positive integer, got \[0\]"),
         ("num_pix", [2, 3], r"num_pix must be one positive integer, got \[2 3\]"),
         ("num_pix", 2.5, r"num_pix must be one positive integer, got \[2.5\]"),
-        ("place_ones", np.ones(N), r"variable-length integers \[N\], got float64 \[23\]"),
+        ("place_ones", np.ones(N), r"variable-length integers \[N\], got float64 \(23,\)"),
     ],
 )
 def test_bad_emc_hdf5_header(emc_h5, name, data, message):
@@ -606,6 +606,14 @@ def test_unusable_dataset(tmp_path, dataset, message):
         file["row"] = [1, 2]
     with pytest.raises(InputError, match=message):
         Frames.open(tmp_path / "a.h5", dataset=dataset)
+
+
+def test_type_without_a_numpy_equivalent(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple((3, 2, 2))
+        h5py.h5d.create(file.id, b"x", h5py.h5t.UNIX_D32LE, space)
+    with pytest.raises(InputError, match=r"cannot read .*a\.h5: No NumPy equivalent"):
+        Frames.open(tmp_path / "a.h5")
 
 
 def test_long_listing_is_cut(tmp_path):

@@ -12,7 +12,7 @@ void spicore::bindings::add_ewald_merge(py::module_ &m) {
         [](Tensor<const float, 2> slices, Tensor<const float, 1> slice_weights,
            Tensor<const float, 1> pixel_weights, Tensor<const double, 2> quats,
            Tensor<const float, 2> q, bool friedel, Tensor<double, 4> accumulator,
-           int threads) {
+           Exec exec) {
           const std::int64_t n_slices = slices.shape[0], n_pixels = slices.shape[1];
           const std::int64_t size = accumulator.shape[0];
           require(quats.shape[1] == 4 && q.shape[0] == 3, "quats [R, 4], q [3, T]");
@@ -23,7 +23,7 @@ void spicore::bindings::add_ewald_merge(py::module_ &m) {
           require(accumulator.shape[1] == size && accumulator.shape[2] == size &&
                       accumulator.shape[3] == 2,
                   "accumulator must be [N, N, N, 2]");
-          SPICORE_CALL(ewald_merge, Exec{threads}, slices.data, slice_weights.data,
+          SPICORE_CALL(ewald_merge, exec, slices.data, slice_weights.data,
                        pixel_weights.data, n_slices, quats.data, q.data, n_pixels, size,
                        friedel, accumulator.data);
         });

@@ -10,7 +10,7 @@ using spicore::bindings::Tensor;
 void spicore::bindings::add_expand(py::module_ &m) {
   m.def("expand", [](Tensor<const float, 3> volume, Tensor<const double, 2> quats,
                      Tensor<const float, 2> q, Tensor<const float, 1> exposure,
-                     Tensor<const float, 1> reference, bool logarithm,
+                     Tensor<const float, 1> reference, bool logarithm, bool friedel,
                      Tensor<float, 3> out, Tensor<double, 1> total, int threads) {
     const std::int64_t size = volume.shape[0], n = quats.shape[0], n_pixels = q.shape[1];
     require(volume.shape[1] == size && volume.shape[2] == size, "volume must be cubic");
@@ -21,6 +21,6 @@ void spicore::bindings::add_expand(py::module_ &m) {
                 out.shape[2] == kLanes && total.shape[0] == n,
             "out must be [panels, T, lanes], total [R]");
     SPICORE_CALL(expand, Exec{threads}, volume.data, size, quats.data, n, q.data, n_pixels,
-                 exposure.data, logarithm ? reference.data : nullptr, out.data, total.data);
+                 exposure.data, logarithm ? reference.data : nullptr, friedel, out.data, total.data);
   });
 }

@@ -5,8 +5,14 @@
 
 #include "spicore/simd.hpp"
 
-// Calls the variant of an operation for the instruction set in use, without the GIL.
-#if SPICORE_SIMD_LEVELS == 3
+// Calls an operation without the GIL: on the CPU its variant for the instruction set in use.
+#ifdef SPICORE_BACKEND_CUDA
+#define SPICORE_CALL(name, ...)                                                          \
+  do {                                                                                   \
+    pybind11::gil_scoped_release release;                                                \
+    spicore::cuda::name(__VA_ARGS__);                                                    \
+  } while (false)
+#elif SPICORE_SIMD_LEVELS == 3
 #define SPICORE_CALL(name, ...)                                                          \
   do {                                                                                   \
     pybind11::gil_scoped_release release;                                                \

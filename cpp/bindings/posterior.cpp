@@ -10,7 +10,7 @@ using spicore::bindings::Tensor;
 void spicore::bindings::add_posterior(py::module_ &m) {
   m.def("posterior", [](Tensor<float, 2> ll, Tensor<const float, 1> beta,
                         Tensor<const float, 1> prior_power,
-                        Tensor<const float, 1> log_prior, Tensor<const double, 1> total,
+                        Tensor<const float, 1> log_prior, float cut, Tensor<const double, 1> total,
                         Tensor<std::int64_t, 1> best, Tensor<double, 1> expected_ll,
                         Tensor<double, 1> information, Tensor<double, 1> expected_total,
                         int threads) {
@@ -23,7 +23,7 @@ void spicore::bindings::add_posterior(py::module_ &m) {
     require(log_prior.shape[0] == n_orientations && total.shape[0] == n_orientations,
             "arrays per orientation must agree with ll");
     SPICORE_CALL(posterior, Exec{threads}, ll.data, n, n_orientations, n_orientations,
-                 beta.data, prior_power.data, log_prior.data, total.data, best.data,
+                 beta.data, prior_power.data, log_prior.data, cut, total.data, best.data,
                  expected_ll.data, information.data, expected_total.data);
   });
 }

@@ -27,7 +27,7 @@ inline double tomogram_block(const float *exposure, const float *reference, int 
 
 void expand_panel(const float *volume, std::int32_t size, const double *quats, int lanes,
                   const float *q, std::int64_t n_pixels, const float *exposure,
-                  const float *reference, float *out, double *total) {
+                  const float *reference, bool friedel, float *out, double *total) {
   Rotation rotations[kLanes];
   for (int lane = 0; lane < lanes; ++lane) {
     rotations[lane] = rotation_matrix(quats + 4 * lane);
@@ -37,7 +37,7 @@ void expand_panel(const float *volume, std::int32_t size, const double *quats, i
   for (std::int64_t first = 0; first < n_pixels; first += kBlock) {
     const int n = int(std::min<std::int64_t>(kBlock, n_pixels - first));
     for (int lane = 0; lane < lanes; ++lane) {
-      sample_block(volume, size, rotations[lane], q, n_pixels, first, n, true,
+      sample_block(volume, size, rotations[lane], q, n_pixels, first, n, friedel,
                    values[lane]);
       total[lane] += tomogram_block(exposure + first,
                                     reference ? reference + first : nullptr, n, values[lane]);
@@ -52,14 +52,14 @@ void expand_panel(const float *volume, std::int32_t size, const double *quats, i
 
 void expand(const Exec &exec, const float *volume, std::int64_t size, const double *quats,
             std::int64_t n_orientations, const float *q, std::int64_t n_pixels,
-            const float *exposure, const float *reference, float *out, double *total) {
+            const float *exposure, const float *reference, bool friedel, float *out, double *total) {
   const std::int64_t n_panels = (n_orientations + kLanes - 1) / kLanes;
 #pragma omp parallel for schedule(dynamic) num_threads(exec.threads)
   for (std::int64_t p = 0; p < n_panels; ++p) {
     const std::int64_t r = p * kLanes;
     expand_panel(volume, std::int32_t(size), quats + 4 * r,
                  int(std::min<std::int64_t>(kLanes, n_orientations - r)), q, n_pixels,
-                 exposure, reference, out + p * n_pixels * kLanes, total + r);
+                 exposure, reference, friedel, out + p * n_pixels * kLanes, total + r);
   }
 }
 

@@ -8,8 +8,6 @@
 namespace spicore::cpu::SPICORE_SIMD {
 namespace {
 
-constexpr float kCut = 14.0f;
-
 struct Summary {
   std::int64_t best;
   double norm, ll, information, total;
@@ -17,7 +15,8 @@ struct Summary {
 
 // One frame: ll becomes P. `scratch`-free: s is recomputed from ll where it is needed.
 Summary normalise(float *ll, std::int64_t n, float beta, float prior_power,
-                  const float *log_prior, double log_prior_norm, const double *total) {
+                  const float *log_prior, double log_prior_norm, float cut,
+                  const double *total) {
   Summary out{0, 0.0, 0.0, 0.0, 0.0};
   float top = -INFINITY;
 #pragma omp simd reduction(max : top)
@@ -37,13 +36,13 @@ Summary normalise(float *ll, std::int64_t n, float beta, float prior_power,
       s[i] = beta * x[i] + prior_power * prior[i] - top;
       block_top = std::max(block_top, s[i]);
     }
-    if (!(block_top >= -kCut)) {
+    if (!(block_top >= -cut)) {
       std::fill(x, x + m, 0.0f);
       continue;
     }
 #pragma omp simd
     for (int i = 0; i < m; ++i)
-      p[i] = s[i] >= -kCut ? fast_exp(s[i] < 0.0f ? s[i] : 0.0f) : 0.0f;
+      p[i] = s[i] >= -cut ? fast_exp(s[i] < 0.0f ? s[i] : 0.0f) : 0.0f;
     double norm = 0, expected = 0, information = 0, sum_total = 0;
 #pragma omp simd reduction(+ : norm, expected, information, sum_total)
     for (int i = 0; i < m; ++i) {
@@ -76,7 +75,7 @@ Summary normalise(float *ll, std::int64_t n, float beta, float prior_power,
 
 void posterior(const Exec &exec, float *ll, std::int64_t n_frames,
                std::int64_t n_orientations, std::int64_t stride, const float *beta,
-               const float *prior_power, const float *log_prior, const double *total,
+               const float *prior_power, const float *log_prior, float cut, const double *total,
                std::int64_t *best, double *expected_ll, double *information,
                double *expected_total) {
   double prior_sum = 0.0;
@@ -86,7 +85,7 @@ void posterior(const Exec &exec, float *ll, std::int64_t n_frames,
 #pragma omp parallel for schedule(dynamic, 16) num_threads(exec.threads)
   for (std::int64_t d = 0; d < n_frames; ++d) {
     const Summary s = normalise(ll + d * stride, n_orientations, beta[d], prior_power[d],
-                                log_prior, log_prior_norm, total);
+                                log_prior, log_prior_norm, cut, total);
     best[d] = s.best;
     expected_ll[d] = s.ll;
     information[d] = s.information;

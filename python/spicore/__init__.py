@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import orientations
+from . import emc, metrics, orientations
 from .detector import Detector
 from .errors import InputError, SpicoreError
 from .ewald import ewald_merge, ewald_slice
@@ -19,7 +19,9 @@ __all__ = [
     "InputError",
     "SpicoreError",
     "__version__",
+    "emc",
     "ewald_merge",
     "ewald_slice",
+    "metrics",
     "orientations",
 ]

@@ -1,19 +1,335 @@
-"""Where a call runs: how many threads, which instruction set, CPU or GPU."""
+"""Where a call runs: how many threads, CPU or GPU, and whose arrays hold the result.
+
+A backend checks, allocates and calls. `CPU` does so with NumPy; a `CudaBackend` with the
+library that owns the caller's arrays, which is found through their type and never imported.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from ._validate import number
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import _core, _validate
+from .errors import CudaError, InputError
+
+_ON_CPU = (1, 3)  # DLPack device types: CPU, pinned memory
+_ON_CUDA = (2, 13)  # CUDA, CUDA managed memory
 
 
 def n_threads(threads: int | None) -> int:
     """Return `threads`, or OMP_NUM_THREADS, or the cores this process may use."""
     if threads is not None:
-        return int(number("threads", threads, low=1, high=4096))
+        return int(_validate.number("threads", threads, low=1, high=4096))
     from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if from_environment.isdigit() and int(from_environment) > 0:
         return int(from_environment)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class CudaStatus(NamedTuple):
+    """Whether arrays on a GPU can be used."""
+
+    built: bool  # spicore has its CUDA module
+    usable: bool  # and there is a GPU that it can use
+    reason: str  # why not, or how many GPUs
+
+
+@functools.cache
+def cuda_status() -> CudaStatus:
+    """Return whether CUDA was built and is usable, with the reason in words."""
+    try:
+        module = importlib.import_module("._cuda", __package__)
+    except ModuleNotFoundError:
+        return CudaStatus(False, False, "built without CUDA (SPICORE_CUDA=OFF, or no nvcc)")
+    except ImportError as error:  # for example an undefined symbol
+        return CudaStatus(True, False, f"the CUDA module does not load: {error}")
+    count, reason = module.device_status()
+    if count == 0:
+        return CudaStatus(True, False, f"no usable GPU: {reason or 'none is visible'}")
+    return CudaStatus(True, True, f"{count} usable GPU{'s' if count > 1 else ''}")
+
+
+def backend_of(**arrays: Any) -> CpuBackend | CudaBackend:
+    """Return the backend for one call.
+
+    Parameters
+    ----------
+    **arrays
+        The call's arrays by argument name. None is skipped; whatever has no device is on the
+        CPU.
+
+    Raises
+    ------
+    InputError
+        Arrays are on different devices, of different GPU libraries, or on a device or of a
+        library that spicore cannot use.
+    CudaError
+        Arrays are on a GPU that this build or machine cannot use.
+    """
+    if all(x is None or type(x) is np.ndarray for x in arrays.values()):
+        return CPU
+    given = {name: x for name, x in arrays.items() if x is not None}
+    device = _agreed("on one device", {name: _device(name, x) for name, x in given.items()})
+    if device == "cpu":
+        return CPU
+    library = _agreed("of one library", {name: _library(name, x) for name, x in given.items()})
+    status = cuda_status()
+    if not status.usable:
+        raise CudaError(f"{next(iter(given))} is on {device}, but: {status.reason}")
+    return _GPU_BACKENDS[library](sys.modules[library], int(device.removeprefix("cuda:")))
+
+
+def _agreed(how: str, values: dict[str, str]) -> str:
+    """Return the value that all arguments share, or name two that differ."""
+    (first, value), *rest = values.items()
+    for name, other in rest:
+        if other != value:
+            raise InputError(f"{first} and {name} must be {how}, got {value} and {other}")
+    return value
+
+
+def _device(name: str, x: Any) -> str:
+    ask = getattr(x, "__dlpack_device__", None)
+    if ask is None:
+        return "cpu"
+    kind, index = ask()
+    if kind in _ON_CPU:
+        return "cpu"
+    if kind in _ON_CUDA:
+        return f"cuda:{index}"
+    raise InputError(
+        f"{name} must be on the CPU or a CUDA GPU, got an array on DLPack device type {int(kind)}"
+    )
+
+
+def _library(name: str, x: Any) -> str:
+    for base in type(x).__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _GPU_BACKENDS:
+            return root
+    raise InputError(
+        f"{name} must be a torch or CuPy array when it is on a GPU, got {type(x).__module__}."
+        f"{type(x).__qualname__}"
+    )
+
+
+class CpuBackend:
+    """NumPy arrays, and whatever NumPy can read (CPU tensors of torch without a copy)."""
+
+    volume = staticmethod(_validate.volume)
+    quaternions = staticmethod(_validate.quaternions)
+    array = staticmethod(_validate.array)
+    contiguous = staticmethod(np.ascontiguousarray)
+    zeros = staticmethod(np.zeros)
+    ones = staticmethod(np.ones)
+    flip = staticmethod(np.flip)
+
+    @staticmethod
+    def planes(q: Any) -> NDArray[np.float32]:
+        """Return q [T, 3] as float32 [3, T], the layout of the kernels."""
+        return np.ascontiguousarray(_validate.array("q", q, np.float32, (None, 3)).T)
+
+    @staticmethod
+    def output(name: str, out: Any, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray:
+        """Return an array to write to: new, or the memory of `out`, checked."""
+        if out is None:
+            return np.empty(shape, dtype)
+        if not hasattr(out, "__dlpack_device__"):  # NumPy would make a copy
+            raise InputError(f"{name} must be an array, got {type(out).__name__}")
+        out = np.asarray(out)
+        if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise InputError(
+                f"{name} must be C-contiguous {np.dtype(dtype)} {list(shape)}, "
+                f"got {_described(out)}"
+            )
+        if not out.flags.writeable:
+            raise InputError(f"{name} must be writeable, got a read-only array")
+        return out
+
+    @staticmethod
+    def rotated(quats: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return quats [R, 4] times the matrix [4, 4] of a multiplication from the left."""
+        return quats @ left
+
+    @staticmethod
+    def run(operation: str, *arguments: Any, threads: int | None) -> None:
+        """Call a kernel."""
+        getattr(_core, operation)(*arguments, n_threads(threads))
+
+
+CPU = CpuBackend()
+
+
+class CudaBackend:
+    """Arrays of one library on one GPU. Nothing is converted, and nothing waits for the GPU.
+
+    So only what an array says of itself is checked (dtype, shape, layout), never its values.
+    """
+
+    def __init__(self, library: ModuleType, index: int) -> None:
+        self.library = library
+        self.index = index
+        self.flip = library.flip
+
+    # What the libraries do differently.
+
+    def _device(self) -> AbstractContextManager:
+        """Make this GPU the current one: allocations and launches go there."""
+        raise NotImplementedError
+
+    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+        """Call a function of the library that makes an array on this GPU."""
+        raise NotImplementedError
+
+    def _stream(self) -> int:
+        """Return the handle of the caller's current stream on this GPU."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _is_contiguous(x: Any) -> bool:
+        raise NotImplementedError
+
+    @staticmethod
+    def contiguous(x: Any) -> Any:
+        """Return `x` in C order, copied only if it is not."""
+        raise NotImplementedError
+
+    # What they share.
+
+    def array(
+        self,
+        name: str,
+        x: Any,
+        dtype: DTypeLike,
+        shape: Sequence[int | None],
+        *,
+        any_layout: bool = False,
+    ) -> Any:
+        """Return `x` unchanged if it has this dtype and shape and is C-contiguous."""
+        wanted = f"{np.dtype(dtype)} [{', '.join('any' if n is None else str(n) for n in shape)}]"
+        agrees = len(x.shape) == len(shape) and all(
+            want is None or want == got for want, got in zip(shape, x.shape, strict=True)
+        )
+        if not agrees or _dtype_name(x) != str(np.dtype(dtype)):
+            raise InputError(
+                f"{name} must be {wanted} on the GPU (it is not converted), got {_described(x)}"
+            )
+        if not (any_layout or self._is_contiguous(x)):
+            raise InputError(f"{name} must be C-contiguous on the GPU, got {_described(x)}")
+        if getattr(x, "requires_grad", False):
+            raise InputError(f"{name} must not require a gradient: pass {name}.detach()")
+        return x
+
+    def volume(self, name: str, x: Any) -> Any:
+        """Return a cubic float32 [N, N, N] volume; its values are not checked."""
+        x = self.array(name, x, np.float32, (None, None, None))
+        if len(set(x.shape)) != 1 or x.shape[0] < 2:
+            raise InputError(f"{name} must be cubic with N >= 2, got shape {list(x.shape)}")
+        return x
+
+    def quaternions(self, name: str, x: Any) -> Any:
+        """Return quaternions float64 [R, 4]; their norm is not checked."""
+        return self.array(name, x, np.float64, (None, 4))
+
+    def planes(self, q: Any) -> Any:
+        """Return q [T, 3] as float32 [3, T], the layout of the kernels."""
+        q = self.array("q", q, np.float32, (None, 3), any_layout=True)
+        with self._device():
+            return self.contiguous(q.T)
+
+    def output(self, name: str, out: Any, dtype: DTypeLike, shape: tuple[int, ...]) -> Any:
+        """Return an array to write to: new, or `out`, checked."""
+        if out is None:
+            return self._new("empty", shape, dtype=dtype)
+        return self.array(name, out, dtype, shape)
+
+    def zeros(self, shape: Any, dtype: DTypeLike) -> Any:
+        """Return an array of zeros."""
+        return self._new("zeros", shape, dtype=dtype)
+
+    def ones(self, shape: Any, dtype: DTypeLike) -> Any:
+        """Return an array of ones."""
+        return self._new("ones", shape, dtype=dtype)
+
+    def rotated(self, quats: Any, left: NDArray[np.float64]) -> Any:
+        """Return quats [R, 4] times the matrix [4, 4] of a multiplication from the left."""
+        left = self._new("asarray", left, dtype=np.float64)
+        with self._device():
+            return quats @ left
+
+    def run(self, operation: str, *arguments: Any, threads: int | None) -> None:
+        """Put a kernel on the caller's current stream; `threads` means nothing here."""
+        from . import _cuda
+
+        with self._device():
+            getattr(_cuda, operation)(*arguments, self._stream())
+
+
+class TorchBackend(CudaBackend):
+    """CUDA tensors of torch."""
+
+    def _device(self) -> AbstractContextManager:
+        return self.library.cuda.device(self.index)
+
+    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+        torch = self.library
+        return getattr(torch, function)(
+            *arguments,
+            dtype=getattr(torch, str(np.dtype(dtype))),
+            device=torch.device("cuda", self.index),
+        )
+
+    def _stream(self) -> int:
+        return self.library.cuda.current_stream(self.index).cuda_stream
+
+    @staticmethod
+    def _is_contiguous(x: Any) -> bool:
+        return x.is_contiguous()
+
+    @staticmethod
+    def contiguous(x: Any) -> Any:
+        return x.contiguous()
+
+
+class CupyBackend(CudaBackend):
+    """CuPy arrays."""
+
+    def _device(self) -> AbstractContextManager:
+        return self.library.cuda.Device(self.index)
+
+    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+        with self._device():
+            return getattr(self.library, function)(*arguments, dtype=dtype)
+
+    def _stream(self) -> int:
+        return self.library.cuda.get_current_stream(self.index).ptr
+
+    @staticmethod
+    def _is_contiguous(x: Any) -> bool:
+        return x.flags.c_contiguous
+
+    def contiguous(self, x: Any) -> Any:
+        with self._device():
+            return self.library.ascontiguousarray(x)
+
+
+_GPU_BACKENDS: dict[str, type[CudaBackend]] = {"torch": TorchBackend, "cupy": CupyBackend}
+
+
+def _dtype_name(x: Any) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _described(x: Any) -> str:
+    return f"{_dtype_name(x)} {list(x.shape)}"

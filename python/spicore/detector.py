@@ -295,7 +295,9 @@ class Detector:
         InputError
             A parameter is out of range, or the beam stop leaves no pixel to orient with.
         """
-        n_pixels = int(_validate.number("n_pixels", n_pixels, low=3, high=1 << 14))
+        if not _validate.number("n_pixels", n_pixels, low=3, high=1 << 14).is_integer():
+            raise InputError(f"n_pixels must be an integer, got {n_pixels!r}")
+        n_pixels = int(n_pixels)
         pixel_size = _positive("pixel_size", pixel_size)
         distance = _positive("distance", distance)
         stop_radius = _validate.number("stop_radius", stop_radius, low=0)
@@ -469,7 +471,7 @@ def _checked_mask(mask: ArrayLike, n_pixels: int) -> NDArray[np.uint8]:
         raise InputError(f"mask must have {n_pixels} values, one per pixel, got {values.size}")
     wrong = values[(values < 0) | (values > 2)]
     if wrong.size:
-        raise InputError(f"mask must be 0, 1 or 2, got {wrong[0]} among {wrong.size} others")
+        raise InputError(f"mask must be 0, 1 or 2, got {wrong.size} other values, first {wrong[0]}")
     if not (values == 0).any():
         raise InputError(f"mask must leave a pixel to orient with (0), got none of {n_pixels}")
     return values.astype(np.uint8)
@@ -559,17 +561,25 @@ def _is_crystfel(text: str) -> bool:
 
 
 def _read_hdf5(path: Path) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        if str(file.attrs.get("format")) != _FORMAT:
-            return dragonfly_detector.read_hdf5(file)
-        version = file.attrs.get("format_version")
-        if version != _FORMAT_VERSION:
-            raise InputError(f"format_version must be {_FORMAT_VERSION}, got {version}")
-        names = [field.name for field in fields(Detector)]
-        loaded = {name: file.attrs[name] for name in names if name in file.attrs}
-        arrays = ["q_voxels", "correction", "mask"] + ["background"] * ("background" in file)
-        loaded |= {name: dragonfly_detector.read_dataset(file, name) for name in arrays}
-        return {"ewald_radius": None, "distance_pixels": None} | loaded
+    try:
+        with h5py.File(path, "r") as file:
+            own = str(file.attrs.get("format")) == _FORMAT
+            return _read_own(file) if own else dragonfly_detector.read_hdf5(file)
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py, for damaged files
+        raise InputError(f"cannot be read as HDF5: {error}") from None
+
+
+def _read_own(file: h5py.File) -> dict[str, Any]:
+    version = file.attrs.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise InputError(f"format_version must be {_FORMAT_VERSION}, got {version}")
+    arrays = ["q_voxels", "correction", "mask"] + ["background"] * ("background" in file)
+    scalars = ("ewald_radius", "distance_pixels", "voxel_size", "shape")
+    return {name: dragonfly_detector.read_dataset(file, name) for name in arrays} | {
+        name: file.attrs.get(name) for name in scalars
+    }
 
 
 @contextmanager

@@ -12,3 +12,7 @@ class InputError(SpicoreError, ValueError):
 
     The command line prints the message in one line and exits with code 2.
     """
+
+
+class CudaError(SpicoreError, RuntimeError):
+    """A call on the GPU failed, or there is no GPU to call; the message says which and why."""

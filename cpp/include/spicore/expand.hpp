@@ -7,7 +7,8 @@
 // Tomograms of a tile of orientations, orientation-fastest: one photon of a frame is then
 // one vector load in `maximize`.
 //
-//   volume     [size, size, size]  centrosymmetric; only the half x >= 0 is read
+//   volume     [size, size, size]
+//   friedel    the volume is centrosymmetric: read only its half x >= 0
 //   quats      [n_orientations, 4]
 //   q          [3, n_pixels]
 //   exposure   [n_pixels]          solid angle x polarisation, > 0
@@ -21,4 +22,4 @@
 SPICORE_OPERATION(expand, const Exec &exec, const float *volume, std::int64_t size,
                   const double *quats, std::int64_t n_orientations, const float *q,
                   std::int64_t n_pixels, const float *exposure, const float *reference,
-                  float *out, double *total)
+                  bool friedel, float *out, double *total)

@@ -7,7 +7,7 @@
 // Turns log-likelihoods into posterior probabilities, in place, frame by frame:
 //
 //   s = beta[d] * ll[d, r] + prior_power[d] * log_prior[r]
-//   P = exp(s - max s), 0 where s < max s - 14, normalised over r
+//   P = exp(s - max s), 0 where s < max s - cut, normalised over r
 //
 //   ll             [n_frames, n_orientations], rows `stride` apart; overwritten by P
 //   beta           [n_frames], prior_power [n_frames], log_prior [n_orientations]
@@ -17,9 +17,9 @@
 //   information    [n_frames]  sum_r P log(P / prior), nats, prior normalised
 //   expected_total [n_frames]  sum_r P total
 //
-// 14 nats: what is cut carries below 1e-5 of the posterior (polar_kernel.md).
+// At cut = 14 what is dropped carries below 1e-5 of the posterior (polar_kernel.md).
 SPICORE_OPERATION(posterior, const Exec &exec, float *ll, std::int64_t n_frames,
                   std::int64_t n_orientations, std::int64_t stride, const float *beta,
-                  const float *prior_power, const float *log_prior, const double *total,
+                  const float *prior_power, const float *log_prior, float cut, const double *total,
                   std::int64_t *best, double *expected_ll, double *information,
                   double *expected_total)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .files import reading_hdf5
 
 Csr = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint16]]
 """Frames as (offset i8 [n + 1], pixel u4 [L], count u2 [L])."""
@@ -130,7 +131,7 @@ class DenseStack:
                 yield slice(a, stop), slice(row, min(row + rows, height))
             a = stop
 
-    def _lit(self, data: Any, frames: slice, rows: slice) -> Csr:
+    def _lit(self, data: Any, frames: slice, rows: slice) -> tuple[NDArray, NDArray, NDArray]:
         """Return (frame, pixel, count) of the lit pixels of one tile."""
         tile = np.asarray(data[frames, rows]).reshape(frames.stop - frames.start, -1)
         lit = np.flatnonzero(tile)
@@ -184,16 +185,6 @@ class Hdf5Stack(DenseStack):
         """Give the dataset; errors of HDF5 while it is read become `InputError`."""
         with reading_hdf5(self.path) as file:
             yield file[self.dataset]
-
-
-@contextmanager
-def reading_hdf5(path: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read; whatever HDF5 finds wrong inside becomes `InputError`."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
 
 
 def open_stack(path: str, file: h5py.File, dataset: str | None) -> Hdf5Stack:

@@ -29,7 +29,7 @@ def read_dataset(file: h5py.File, name: str) -> NDArray:
     """
     node = file.get(name)
     if not isinstance(node, h5py.Dataset):
-        present = ", ".join(sorted(file)) or "nothing"
+        present = ", ".join(sorted(map(str, file))) or "nothing"
         raise InputError(f"dataset '{name}' is missing; the file has {present}")
     try:
         value = np.asarray(node[()])

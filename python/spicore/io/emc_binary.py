@@ -15,7 +15,6 @@ Files of type 0 that spicore writes are byte-identical with those of Dragonfly's
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .dense_stack import BLOCK_BYTES, Csr, DenseStack, check_counts
+from .files import atomic_path
 
 HEADER_BYTES = 1024
 WORD = np.dtype("<i4")
@@ -256,29 +256,6 @@ def _check_size(path: str, size: int, expected: int) -> None:
     if size != expected:
         what = "is truncated" if size < expected else "has trailing bytes"
         raise InputError(f"{path} {what}: its header implies {expected} bytes, got {size}")
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name beside `path`; it becomes `path` only if all goes well.
-
-    On any failure, a keyboard interrupt too, the temporary file is removed and an existing
-    `path` is left as it was.  An `OSError` becomes `InputError`.
-    """
-    path = os.path.realpath(path)  # a link stays a link
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(0, "it is not a regular file")
-        yield temporary
-        with open(temporary, "rb+") as file:  # a full disk may show only here
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
 
 
 def _header(n_frames: int, n_pixels: int, layout: int) -> bytes:

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import h5py
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .dense_stack import BLOCK_BYTES, Csr, reading_hdf5
-from .emc_binary import Photons, atomic_path
+from .dense_stack import BLOCK_BYTES, Csr
+from .emc_binary import Photons
+from .files import reading_hdf5, writing_hdf5
 
 TABLES = ("place_ones", "place_multi", "count_multi")
 
@@ -94,15 +94,14 @@ def open_emc_hdf5(path: str, file: h5py.File) -> EmcHdf5:
     return EmcHdf5(path, n_frames, _num_pix(path, file), int(BLOCK_BYTES / bytes_per_frame) or 1)
 
 
-def _check_table(path: str, name: str, table: h5py.Dataset | h5py.Group) -> None:
-    dtype = getattr(table, "dtype", None)
-    base = h5py.check_vlen_dtype(dtype) if dtype is not None else None
-    if base is None or np.dtype(base).kind not in "iu" or len(table.shape or ()) != 1:
-        what = f"variable-length {base}" if base is not None else dtype or "a group"
-        shape = list(getattr(table, "shape", None) or ())
-        raise InputError(
-            f"{path}: {name} must hold variable-length integers [N], got {what} {shape}"
-        )
+def _check_table(path: str, name: str, table: object) -> None:
+    got = "a group or a type"
+    if isinstance(table, h5py.Dataset):
+        base = h5py.check_vlen_dtype(table.dtype)
+        if base is not None and np.dtype(base).kind in "iu" and len(table.shape or ()) == 1:
+            return
+        got = f"{table.dtype if base is None else f'variable-length {base}'} {table.shape}"
+    raise InputError(f"{path}: {name} must hold variable-length integers [N], got {got}")
 
 
 def _num_pix(path: str, file: h5py.File) -> int:
@@ -119,53 +118,12 @@ def write_emc_hdf5(
 
     An interrupted or failed write leaves `path` as it was.
     """
-    with atomic_path(path) as temporary, _Sink(temporary, "w+") as sink:
-        try:
-            with h5py.File(sink, "w") as file:
-                _fill(file, n_frames, n_pixels, blocks, sink)
-        finally:
-            sink.check()
-
-
-class _Sink(io.FileIO):
-    """Output of HDF5, which crashes when a write fails (seen with a full disk, HDF5 2.0).
-
-    The first error is kept for `check`; from then on writes are dropped and reads give zeros,
-    so that HDF5 closes in order.
-    """
-
-    error: BaseException | None = None
-
-    def check(self) -> None:
-        """Raise the error that HDF5 was not shown."""
-        if self.error is not None:
-            raise self.error from None
-
-    def write(self, data: memoryview) -> int:
-        size = rest = len(data)
-        try:
-            while rest and self.error is None:
-                rest -= super().write(data[size - rest :])
-        except BaseException as error:
-            self.error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except BaseException as error:
-            self.error = self.error or error
-            return 0
-
-    def readinto(self, data: memoryview) -> int:
-        if self.error is None:
-            return super().readinto(data)
-        data[:] = bytes(len(data))
-        return len(data)
+    with writing_hdf5(path) as (file, check):
+        _fill(file, n_frames, n_pixels, blocks, check)
 
 
 def _fill(
-    file: h5py.File, n_frames: int, n_pixels: int, blocks: Iterable[Csr], sink: _Sink
+    file: h5py.File, n_frames: int, n_pixels: int, blocks: Iterable[Csr], check: Callable[[], None]
 ) -> None:
     start = 0
     file.create_dataset("num_pix", data=np.array([n_pixels], np.int32))
@@ -179,7 +137,7 @@ def _fill(
         _put(tables[1], start, photons.place_multi, photons.multi)
         _put(tables[2], start, photons.count_multi, photons.multi)
         start += photons.ones.size
-        sink.check()
+        check()
 
 
 def _put(table: h5py.Dataset, start: int, values: NDArray, lengths: NDArray) -> None:

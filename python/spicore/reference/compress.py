@@ -22,6 +22,6 @@ def compress_background(
     """Return the expected signal photons per tomogram pixel [R, T] and per frame [D]."""
     signal = np.multiply.outer(fluence, tomograms)
     noise = np.multiply.outer(background_scale, background)[:, None, :]
-    share = np.where(signal + noise > 0, signal / np.where(signal + noise > 0, signal + noise, 1), 0)
+    share = signal / np.maximum(signal + noise, np.finfo(float).tiny)
     terms = posterior[:, :, None] * counts[:, None, :] * share
     return terms.sum(axis=0), terms.sum(axis=(1, 2))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CUT = 14.0
-"""Terms this far below the maximum, in nats, are dropped."""
-
-
 def posterior(
     ll: NDArray,
     beta: NDArray,
     prior_power: NDArray,
     log_prior: NDArray,
     total: NDArray,
+    cut: float = 14.0,
 ) -> dict[str, NDArray]:
     """Return P [D, R] and best, expected_ll, information, expected_total, each [D]."""
     s = beta[:, None] * ll + prior_power[:, None] * log_prior
     s -= s.max(axis=1, keepdims=True)
-    p = np.where(s >= -CUT, np.exp(s), 0.0)
+    p = np.where(s >= -cut, np.exp(s), 0.0)
     p /= p.sum(axis=1, keepdims=True)
     prior = np.exp(log_prior) / np.exp(log_prior).sum()
     ratio = np.where(p > 0, p / prior, 1.0)

@@ -1,0 +1,757 @@
+"""The pixel engine: one EMC iteration over all frames, exact pixels, any rotations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..ewald import symmetric_copies
+from ..frames import Frames
+from ..orientations import multiply
+from . import kernels
+from .kernels import Photons, Posterior
+from .layout import PixelLayout
+from .model import Accumulator, Model, at_radius, estimate, radius_index
+
+LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
+
+DENSE_ABOVE = 0.3
+"""Fraction of lit pixels from which dense products beat sparse ones (bench_maximize)."""
+
+CUT = 14.0
+"""Posterior terms this many nats below the largest are dropped."""
+
+DRAGONFLY_THREADS = 2
+"""That program cuts below the largest term of each of its threads, which take rotations in
+turn; so which rotations it merges depends on their number. The parity data used two."""
+
+DRAGONFLY_FLOOR = np.float32(1e-6)
+"""It leaves smaller probabilities out of the photons, though not out of the exposure."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same in every iteration."""
+
+    fluence: bool
+    dragonfly: bool  # merge and temper as that program
+    prior: float
+    gaussian_sigma: float
+    block_bytes: int
+    threads: int
+    symmetry: NDArray[np.float64]  # [G, 4]
+    background: NDArray[np.float64] | None = None  # photons per detector pixel
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The orientations searched: quats [R, 4] and their prior weights [R], sum 1."""
+
+    quats: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+
+@dataclass
+class FrameState:
+    """What is known of each frame; all arrays [N]."""
+
+    fluence: NDArray[np.float32]
+    background_scale: NDArray[np.float32]
+    orientation: NDArray[np.float32]  # [N, 4], the best so far
+    mode: NDArray[np.int32]
+    log_likelihood: NDArray[np.float64]
+    mutual_information: NDArray[np.float64]
+
+    @classmethod
+    def start(cls, n: int) -> FrameState:
+        """All fluences 1, nothing known of the rest."""
+        nan = np.full(n, np.nan)
+        return cls(
+            np.ones(n, np.float32),
+            np.ones(n, np.float32),
+            np.full((n, 4), np.nan, np.float32),
+            np.zeros(n, np.int32),
+            nan.copy(),
+            nan.copy(),
+        )
+
+
+@dataclass
+class Timer:
+    """Seconds spent per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
+
+
+@dataclass
+class Block:
+    """Frames start .. stop, ready for the kernels."""
+
+    start: int
+    stop: int
+    photons: Photons | NDArray[np.float32]  # for likelihood and merging
+    n_photons: NDArray[np.float64]  # in rows that orient
+    constant: NDArray[np.float64]  # of the log-likelihood, per frame
+
+
+Progress = Callable[[str, float], None]
+
+
+class PixelEngine:
+    """One EMC iteration: expand, maximize and compress, in blocks of frames.
+
+    Parameters
+    ----------
+    frames : Frames
+        Streamed once per iteration.
+    layout : PixelLayout
+    settings : Settings
+
+    Notes
+    -----
+    Memory: the model, one block of frames x orientations (`block_bytes`) and one tile of
+    tomograms. Tomograms are made again for each block of frames, which costs little once a
+    block holds a thousand frames.
+    """
+
+    def __init__(self, frames: Frames, layout: PixelLayout, settings: Settings) -> None:
+        self.frames, self.layout, self.settings = frames, layout, settings
+        self.timer = Timer()
+        self.gaussian = frames.kind == "dense"
+        self.dense = self.gaussian or self._lit_fraction() > DENSE_ABOVE
+        if settings.background is None:
+            self.background = None
+        else:
+            self.background = settings.background[layout.pixel].astype(np.float32)
+
+    def _lit_fraction(self) -> float:
+        sample = self.frames.read(0, min(64, self.frames.n_frames))
+        return len(sample.pixel) / (sample.n_frames * self.layout.n_rows)
+
+    # -- frames -----------------------------------------------------------------------
+
+    def _frames_per_block(self, n_columns: int) -> int:
+        row = 4 * max(n_columns, self.layout.n_rows if self.dense else 0)
+        return int(np.clip(self.settings.block_bytes // row, 64, self.frames.n_frames + 63))
+
+    def _blocks(self, n_columns: int, log_reference: NDArray[np.float64]) -> Iterator[Block]:
+        if self.gaussian:
+            yield from self._gaussian_blocks(n_columns)
+            return
+        blocks = self.frames.blocks(self._frames_per_block(n_columns))
+        while True:
+            with self.timer("read"):
+                start, sparse = next(blocks, (0, None))
+                if sparse is None:
+                    return
+                photons = self.layout.photons(sparse, self.settings.threads)
+                block = self._sparse_block(start, photons, log_reference)
+            yield block
+
+    def _sparse_block(self, start: int, photons: Photons, log_reference: NDArray) -> Block:
+        # Sums over the rows that orient, as differences of running sums (frames may be empty).
+        def per_frame(terms: NDArray) -> NDArray[np.float64]:
+            running = np.concatenate([[0.0], np.cumsum(terms, dtype=np.float64)])
+            return running[photons.orient_end] - running[photons.begin[:-1]]
+
+        used = photons.begin[-1]
+        count, row = photons.count[:used], photons.row[:used]
+        terms = log_reference[row] * count - LOG_FACTORIAL[count]
+        block: Photons | NDArray[np.float32] = Photons(*photons[:2], row, count)
+        if self.dense:
+            block = photons.to_dense(self.layout.n_rows)
+        n = len(photons.orient_end)
+        return Block(start, start + n, block, per_frame(count), per_frame(terms))
+
+    def _gaussian_blocks(self, n_columns: int) -> Iterator[Block]:
+        step = self._frames_per_block(n_columns)
+        for start in range(0, self.frames.n_frames, step):
+            stop = min(start + step, self.frames.n_frames)
+            with self.timer("read"):
+                values = np.ascontiguousarray(self.frames.dense(start, stop)[:, self.layout.pixel])
+                oriented = values[:, : self.layout.n_orient].astype(np.float64)
+                constant = -0.5 * (oriented**2).sum(axis=1) / self.settings.gaussian_sigma**2
+            yield Block(start, stop, values, oriented.sum(axis=1), constant)
+
+    def mean_total(self, model: Model, grid: Grid) -> float:
+        """Photons on the rows that orient, averaged over the grid and the rotating modes."""
+        rows = slice(0, self.layout.n_orient)
+        q = np.ascontiguousarray(self.layout.q[:, rows])
+        mean = 0.0
+        for volume in model.volumes:
+            for tile in self._tiles(grid):
+                _, total = kernels.expand(
+                    volume,
+                    grid.quats[tile],
+                    q,
+                    self.layout.exposure[rows],
+                    friedel=not self.settings.dragonfly,
+                    threads=self.settings.threads,
+                )
+                mean += float(grid.weights[tile] @ total)
+        return mean / len(model.volumes)
+
+    # -- one iteration ----------------------------------------------------------------
+
+    def iterate(
+        self,
+        model: Model,
+        grid: Grid,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        prior_profile: NDArray[np.float64],
+        progress: Progress | None = None,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """Return the next model and its weights [M, N, N, N]; update `state` in place.
+
+        Parameters
+        ----------
+        beta : float32 [N]
+            Inverse temperature of each frame.
+        prior_profile : float64
+            Radial mean of the intensity at integer radii, for voxels nobody saw.
+        """
+        n_modes, n_patterns = len(model.volumes), len(model.patterns)
+        n_rotations = len(grid.quats)
+        n_columns = n_modes * n_rotations + n_patterns
+        index = radius_index(model.size)
+        log_reference = self._log_reference(model, index)
+        log_prior = self._log_prior(grid, n_modes, n_patterns)
+        accumulators = [Accumulator(model.size) for _ in range(n_modes)]
+        pattern_sums = np.zeros((2, n_patterns, self.layout.n_rows))
+        n_frames = self.frames.n_frames
+        for block in self._blocks(n_columns, _padded(log_reference, self.layout.n_rows)):
+            span = slice(block.start, block.stop)
+            if progress:
+                progress("orient", block.start / n_frames)
+            probability, result = self._orient(
+                block, model, grid, state, beta[span], log_reference, log_prior
+            )
+            old_fluence = state.fluence[span].copy()
+            self._update_state(block, grid, state, result, old_fluence, n_modes)
+            if progress:
+                progress("merge", block.start / n_frames)
+            self._merge(
+                block, model, grid, state, probability, old_fluence, accumulators, pattern_sums
+            )
+        with self.timer("update"):
+            return self._new_model(
+                accumulators, pattern_sums, prior_profile, index, state, model
+            )
+
+    def _log_reference(self, model: Model, index: NDArray[np.int16]) -> NDArray[np.float64]:
+        """Log of the radial mean of the model on the rows that orient."""
+        rows = slice(0, self.layout.n_orient)
+        radial = np.interp(self.layout.q_abs[rows], *_points(model.radial_mean(index)))
+        return np.log(np.maximum(radial * self.layout.exposure[rows], 1e-30))
+
+    def _log_prior(self, grid: Grid, n_modes: int, n_patterns: int) -> NDArray[np.float32]:
+        """Equal weight for every mode; within a rotating mode that of the grid."""
+        share = 1.0 / (n_modes + n_patterns)
+        weights = np.concatenate(
+            [np.tile(grid.weights * share, n_modes), np.full(n_patterns, share)]
+        )
+        return np.log(weights).astype(np.float32)
+
+    def _tiles(self, grid: Grid) -> Iterator[slice]:
+        step = self.layout.tile_size()
+        for first in range(0, len(grid.quats), step):
+            yield slice(first, min(first + step, len(grid.quats)))
+
+    def _orient(
+        self,
+        block: Block,
+        model: Model,
+        grid: Grid,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        log_reference: NDArray[np.float64],
+        log_prior: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], Posterior]:
+        """E-step of one block: probabilities [D, C] and what they say of each frame."""
+        n_frames, n_rotations = block.stop - block.start, len(grid.quats)
+        ll = np.empty((n_frames, len(log_prior)), np.float32)
+        total = np.empty(len(log_prior))
+        span = slice(block.start, block.stop)
+        scores = _Scores(self, block, state, log_reference, self.settings.threads)
+        for mode, volume in enumerate(model.volumes):
+            for tile in self._tiles(grid):
+                first = mode * n_rotations + tile.start
+                n = tile.stop - tile.start
+                with self.timer("expand"):
+                    panels, sums = scores.expand(volume, grid.quats[tile])
+                with self.timer("maximize"):
+                    total[first : first + n] = scores.maximize(panels, sums, ll, first)
+        if len(model.patterns):
+            panels, sums = scores.pattern_panels(model.patterns)
+            total[len(model.volumes) * n_rotations :] = scores.maximize(
+                panels, sums, ll, len(model.volumes) * n_rotations
+            )
+        dragonfly = self.settings.dragonfly
+        with self.timer("posterior"):
+            result = kernels.posterior(
+                ll,
+                beta,
+                log_prior,
+                total,
+                prior_power=beta if dragonfly else None,
+                cut=3 * CUT if dragonfly else CUT,
+                threads=self.settings.threads,
+            )
+            if dragonfly:
+                _prune_as_dragonfly(ll)
+        constant = scores.constant(block, state.fluence[span])
+        return ll, result._replace(expected_ll=result.expected_ll + constant)
+
+    def _update_state(
+        self,
+        block: Block,
+        grid: Grid,
+        state: FrameState,
+        result: Posterior,
+        fluence: NDArray[np.float32],
+        n_modes: int,
+    ) -> None:
+        span = slice(block.start, block.stop)
+        n_rotations = len(grid.quats)
+        rotating = result.best < n_modes * n_rotations
+        best = np.where(rotating, result.best, 0)
+        state.orientation[span] = np.where(
+            rotating[:, None], grid.quats[best % n_rotations], np.nan
+        )
+        fixed = n_modes + result.best - n_modes * n_rotations
+        state.mode[span] = np.where(rotating, best // n_rotations, fixed)
+        self._store(block, state, result, fluence)
+
+    def _store(
+        self, block: Block, state: FrameState, result: Posterior, fluence: NDArray[np.float32]
+    ) -> None:
+        """Keep what the posterior says of each frame, and its new fluence."""
+        span = slice(block.start, block.stop)
+        state.log_likelihood[span] = result.expected_ll
+        state.mutual_information[span] = result.information
+        if not self.settings.fluence or self.background is not None:
+            return  # with a background the fluence follows from the signal's share, in _Merger
+        if self.gaussian:
+            # E[X.W] from E[ll] = (fluence E[X.W] - fluence^2 E[W.W] / 2) / sigma^2
+            square = 2.0 * result.expected_total
+            gain = (result.expected_ll - block.constant) * self.settings.gaussian_sigma**2
+            product = gain / fluence + 0.5 * fluence * square
+            state.fluence[span] = np.maximum(product / np.maximum(square, 1e-30), 1e-6)
+        else:
+            state.fluence[span] = np.maximum(block.n_photons / result.expected_total, 1e-6)
+
+    def _merge(
+        self,
+        block: Block,
+        model: Model,
+        grid: Grid,
+        state: FrameState,
+        probability: NDArray[np.float32],
+        old_fluence: NDArray[np.float32],
+        accumulators: list[Accumulator],
+        pattern_sums: NDArray[np.float64],
+    ) -> None:
+        """M-step of one block: add its photons and exposures to the accumulators."""
+        fluence = state.fluence[block.start : block.stop]
+        if self.settings.dragonfly:
+            fluence = old_fluence
+        threads = self.settings.threads
+        merger = _Merger(self, block, state, probability, fluence, old_fluence, threads)
+        n_rotations = len(grid.quats)
+        for mode, accumulator in enumerate(accumulators):
+            for tile in self._tiles(grid):
+                first = mode * n_rotations + tile.start
+                merger.volume(model.volumes[mode], accumulator, grid.quats[tile], first)
+        if len(model.patterns):
+            merger.patterns(model.patterns, pattern_sums, len(accumulators) * n_rotations)
+        merger.finish()
+
+    def refine(
+        self,
+        model: Model,
+        local: NDArray[np.float64],
+        state: FrameState,
+        prior_profile: NDArray[np.float64],
+        progress: Progress | None = None,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """One iteration at beta = 1 over rotations `local` [K, 4] about each frame's best.
+
+        The mode of each frame stays; fixed patterns and their frames stay as they are. Cost: K
+        slices per frame. Returns as `iterate`.
+        """
+        index = radius_index(model.size)
+        log_reference = self._log_reference(model, index)
+        accumulators = [Accumulator(model.size) for _ in model.volumes]
+        padded = _padded(log_reference, self.layout.n_rows)
+        with ThreadPoolExecutor(self.settings.threads) as pool:
+            for block in self._blocks(len(local), padded):
+                if progress:
+                    progress("refine", block.start / self.frames.n_frames)
+                work = _Refinement(self, model, local, state, log_reference)
+                for batch in _batches(block, 16):
+                    merged = [m for m in pool.map(work, batch) if m is not None]
+                    work.merge(merged, accumulators)
+        with self.timer("update"):
+            return self._new_model(accumulators, None, prior_profile, index, state, model)
+
+    def merge(
+        self,
+        slices: NDArray[np.float32],
+        exposures: NDArray[np.float32],
+        pixel_weights: NDArray[np.float32],
+        quats: NDArray[np.float64],
+        accumulator: Accumulator,
+    ) -> None:
+        """Scatter slices and exposures, at all symmetry-equivalent orientations."""
+        with self.timer("merge"):
+            for rotated in symmetric_copies(quats, self.settings.symmetry):
+                _core.ewald_merge(
+                    slices,
+                    exposures,
+                    pixel_weights,
+                    rotated,
+                    self.layout.q,
+                    True,
+                    accumulator.pairs,
+                    self.settings.threads,
+                )
+
+    def _new_model(
+        self,
+        accumulators: list[Accumulator],
+        pattern_sums: NDArray[np.float64] | None,
+        prior_profile: NDArray[np.float64],
+        index: NDArray[np.int16],
+        state: FrameState,
+        old: Model,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """Divide photons by exposure; patterns stay where `pattern_sums` is None."""
+        prior = 0.0 if self.settings.dragonfly else self.settings.prior
+        prior_mean = at_radius(prior_profile, index)
+        estimates = [estimate(a.half(), prior_mean, prior) for a in accumulators]
+        patterns = old.patterns
+        if pattern_sums is not None:
+            photons, exposure = pattern_sums
+            row_mean = np.interp(self.layout.q_abs, *_points(prior_profile))
+            new = (photons + prior * row_mean) / np.maximum(exposure + prior, 1e-30)
+            patterns = new.astype(np.float32)
+        model = Model(np.stack([e[0] for e in estimates]), patterns.copy())
+        if self.settings.fluence:
+            mean = float(state.fluence.mean(dtype=np.float64))
+            state.fluence /= np.float32(mean)
+            model.scale(mean)
+        return model, np.stack([e[1] for e in estimates])
+
+
+def _prune_as_dragonfly(probability: NDArray[np.float32]) -> None:
+    for thread in range(DRAGONFLY_THREADS):
+        own = probability[:, thread::DRAGONFLY_THREADS]
+        if own.size:
+            own[own < own.max(axis=1, keepdims=True) * np.exp(-CUT)] = 0.0
+
+
+def _points(profile: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.arange(len(profile), dtype=np.float64), profile
+
+
+def _padded(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    return np.concatenate([values, np.zeros(n - len(values))])
+
+
+class _Scores:
+    """Log-likelihoods of one block: which form of the kernels the frames call for."""
+
+    def __init__(
+        self,
+        engine: PixelEngine,
+        block: Block,
+        state: FrameState,
+        log_reference: NDArray[np.float64],
+        threads: int,
+    ) -> None:
+        layout, settings = engine.layout, engine.settings
+        self.engine, self.threads = engine, threads
+        self.centre = float(np.exp(log_reference).sum())
+        rows = slice(0, layout.n_orient)
+        self.q = np.ascontiguousarray(layout.q[:, rows])
+        self.exposure = layout.exposure[rows]
+        self.reference = log_reference.astype(np.float32)
+        self.linear = engine.gaussian or engine.background is not None
+        self.fluence = state.fluence[block.start : block.stop]
+        self.photons = block.photons
+        self.background = None
+        if engine.gaussian:
+            # (x - fluence W)^2 / 2 sigma^2 without its x^2 term, in the form of `maximize`
+            variance = np.float32(settings.gaussian_sigma**2)
+            self.photons = block.photons[:, rows] * (self.fluence / variance)[:, None]
+            self.fluence = self.fluence**2 / variance
+        elif engine.dense:
+            self.photons = np.ascontiguousarray(block.photons[:, rows])
+        if engine.background is not None:
+            scale = state.background_scale[block.start : block.stop]
+            self.background = (engine.background[rows], scale, self.reference)
+            if engine.dense:
+                raise AssertionError("frames with a background stay sparse")
+
+    def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
+        reference = None if self.linear else self.reference
+        return kernels.expand(
+            volume,
+            quats,
+            self.q,
+            self.exposure,
+            reference,
+            friedel=not self.engine.settings.dragonfly,
+            threads=self.threads,
+        )
+
+    def pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
+        """Panels of the fixed patterns, as `expand` makes them of a volume."""
+        tomograms = patterns[:, : len(self.exposure)] * self.exposure
+        sums = tomograms.sum(axis=1, dtype=np.float64)
+        if not self.linear:
+            tomograms = np.log(np.maximum(tomograms, 1e-36)) - self.reference
+        n_panels = -(-len(patterns) // kernels.LANES)
+        panels = np.zeros((n_panels, len(self.exposure), kernels.LANES), np.float32)
+        for k, tomogram in enumerate(tomograms):
+            panels[k // kernels.LANES, :, k % kernels.LANES] = tomogram
+        return panels, sums
+
+    def maximize(self, panels: NDArray, sums: NDArray, ll: NDArray, first: int) -> NDArray:
+        """Write the columns from `first` on; return the total of each orientation."""
+        n = len(sums)
+        if self.engine.gaussian:
+            squares = np.einsum("ptl,ptl->pl", panels, panels, dtype=np.float64)
+            sums = 0.5 * squares.ravel()[:n]
+        offset = (sums - (0.0 if self.engine.gaussian else self.centre)).astype(np.float32)
+        kernels.maximize(
+            panels,
+            self.photons,
+            self.fluence,
+            offset,
+            ll,
+            first,
+            background=self.background,
+            threads=self.threads,
+        )
+        return sums
+
+    def constant(self, block: Block, fluence: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What the kernels leave out of each frame's log-likelihood."""
+        if self.engine.gaussian:
+            return block.constant
+        phi = fluence.astype(np.float64)
+        constant = block.constant - phi * self.centre
+        if self.background is None:
+            return constant + block.n_photons * np.log(phi)
+        background, scale, _ = self.background
+        return constant - scale * background.sum(dtype=np.float64)
+
+
+class _Merger:
+    """Adds the photons of one block, weighted by their posterior, to the accumulators."""
+
+    def __init__(
+        self,
+        engine: PixelEngine,
+        block: Block,
+        state: FrameState,
+        probability: NDArray[np.float32],
+        fluence: NDArray[np.float32],
+        old_fluence: NDArray[np.float32],
+        threads: int,
+    ) -> None:
+        self.engine, self.block, self.state = engine, block, state
+        self.layout, self.threads = engine.layout, threads
+        self.probability, self.old_fluence = probability, old_fluence
+        power = fluence**2 if engine.gaussian else fluence
+        self.exposures = power @ probability  # [C]: sum_d P fluence
+        if engine.settings.dragonfly:
+            probability[probability <= DRAGONFLY_FLOOR] = 0.0
+        self.photons = block.photons
+        self.pixel_weights = self.layout.exposure
+        if engine.gaussian:  # least squares: photons e fluence over e^2 fluence^2
+            self.photons = block.photons * fluence[:, None]
+            self.pixel_weights = self.layout.exposure**2
+        self.signal = np.zeros(block.stop - block.start)
+        self.expected_total = np.zeros(block.stop - block.start)
+
+    def slices(
+        self, first: int, n: int, tomograms: Callable[[], tuple[NDArray, NDArray]]
+    ) -> NDArray[np.float32]:
+        """Posterior-weighted photons [n, T] of the columns from `first` on."""
+        background = None
+        if self.engine.background is not None:
+            panels, total = tomograms()
+            span = slice(self.block.start, self.block.stop)
+            scale = self.state.background_scale[span]
+            background = (panels, self.old_fluence, self.engine.background, scale)
+            self.expected_total += self.probability[:, first : first + n] @ total
+        with self.engine.timer("compress"):
+            slices, signal = kernels.compress(
+                self.probability,
+                self.photons,
+                n,
+                self.layout.n_rows,
+                first,
+                background=background,
+                threads=self.threads,
+            )
+        if signal is not None:
+            self.signal += signal
+        if self.engine.gaussian:
+            slices *= self.layout.exposure
+        return slices
+
+    def volume(
+        self, volume: NDArray, accumulator: Accumulator, quats: NDArray, first: int
+    ) -> None:
+        """Merge one tile of orientations."""
+        exposures = np.ascontiguousarray(self.exposures[first : first + len(quats)])
+        if not exposures.any():
+            return
+        slices = self.slices(first, len(quats), lambda: self.tomograms(volume, quats))
+        pixel_weights = self.pixel_weights
+        if self.engine.settings.dragonfly:
+            # mean photons per rotation, each rotation with weight 1
+            divisor = np.where(exposures > 0, exposures, 1.0)[:, None]
+            slices /= divisor * pixel_weights
+            exposures = (exposures > 0).astype(np.float32)
+            pixel_weights = np.ones_like(pixel_weights)
+        self.engine.merge(slices, exposures, pixel_weights, quats, accumulator)
+
+    def tomograms(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
+        """Linear tomograms on all rows, and their sums over the rows that orient."""
+        panels, _ = kernels.expand(
+            volume, quats, self.layout.q, self.layout.exposure, threads=self.threads
+        )
+        sums = panels[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64).ravel()
+        return panels, sums[: len(quats)]
+
+    def patterns(self, patterns: NDArray, sums: NDArray[np.float64], first: int) -> None:
+        """Add to the photons and exposures [2, K, T] of the fixed patterns."""
+        n = len(patterns)
+        slices = self.slices(first, n, lambda: self._pattern_panels(patterns))
+        sums[0] += slices
+        sums[1] += np.outer(self.exposures[first : first + n], self.pixel_weights)
+
+    def _pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
+        tomograms = patterns * self.layout.exposure
+        panels = np.zeros(
+            (-(-len(patterns) // kernels.LANES), self.layout.n_rows, kernels.LANES), np.float32
+        )
+        for k, tomogram in enumerate(tomograms):
+            panels[k // kernels.LANES, :, k % kernels.LANES] = tomogram
+        return panels, tomograms[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64)
+
+    def finish(self) -> None:
+        """With a background: share each frame's photons between signal and background."""
+        if self.engine.background is None:
+            return
+        span = slice(self.block.start, self.block.stop)
+        background = self.engine.background[: self.layout.n_orient].sum(dtype=np.float64)
+        rest = np.maximum(self.block.n_photons - self.signal, 0.0)
+        self.state.background_scale[span] = np.maximum(rest / max(background, 1e-30), 1e-6)
+        if self.engine.settings.fluence:
+            total = np.maximum(self.expected_total, 1e-30)
+            self.state.fluence[span] = np.maximum(self.signal / total, 1e-6)
+
+
+def _batches(block: Block, n: int) -> Iterator[list[Block]]:
+    """Split a block into single frames, n at a time."""
+    frames = [_single(block, d) for d in range(block.stop - block.start)]
+    for first in range(0, len(frames), n):
+        yield frames[first : first + n]
+
+
+def _single(block: Block, d: int) -> Block:
+    photons = block.photons
+    if isinstance(photons, Photons):
+        a, b = photons.begin[d], photons.begin[d + 1]
+        one: Photons | NDArray[np.float32] = Photons(
+            np.array([0, b - a]),
+            photons.orient_end[d : d + 1] - a,
+            photons.row[a:b],
+            photons.count[a:b],
+        )
+    else:
+        one = photons[d : d + 1]
+    start = block.start + d
+    return Block(
+        start, start + 1, one, block.n_photons[d : d + 1], block.constant[d : d + 1]
+    )
+
+
+class _Refinement:
+    """E-step of single frames over their own rotations; frames run side by side."""
+
+    def __init__(
+        self,
+        engine: PixelEngine,
+        model: Model,
+        local: NDArray[np.float64],
+        state: FrameState,
+        log_reference: NDArray[np.float64],
+    ) -> None:
+        self.engine, self.model, self.local, self.state = engine, model, local, state
+        self.log_reference = log_reference
+        self.log_prior = np.full(len(local), -np.log(len(local)), np.float32)
+
+    def __call__(self, block: Block) -> tuple[int, NDArray, NDArray, NDArray] | None:
+        """Orient one frame; return (mode, quats, slices, exposures) to merge."""
+        d, engine, state = block.start, self.engine, self.state
+        mode = int(state.mode[d])
+        if mode >= len(self.model.volumes):
+            return None
+        best = state.orientation[d].astype(np.float64)
+        quats = multiply(best / np.linalg.norm(best), self.local)
+        volume = self.model.volumes[mode]
+        scores = _Scores(engine, block, state, self.log_reference, threads=1)
+        panels, sums = scores.expand(volume, quats)
+        p = np.empty((1, len(quats)), np.float32)
+        total = scores.maximize(panels, sums, p, 0)
+        old = state.fluence[d : d + 1].copy()
+        result = kernels.posterior(
+            p, np.ones(1, np.float32), self.log_prior, total, threads=1
+        )
+        result = result._replace(
+            expected_ll=result.expected_ll + scores.constant(block, old)
+        )
+        state.orientation[d] = quats[result.best[0]]
+        engine._store(block, state, result, old)
+        new = state.fluence[d : d + 1]
+        merger = _Merger(engine, block, state, p, new, old, threads=1)
+        slices = merger.slices(0, len(quats), lambda: merger.tomograms(volume, quats))
+        merger.finish()
+        kept = np.flatnonzero(p[0])
+        return mode, quats[kept], slices[kept], merger.exposures[kept]
+
+    def merge(self, merged: list, accumulators: list[Accumulator]) -> None:
+        """Scatter what a batch of frames returned, in the order of the frames."""
+        weights = self.engine.layout.exposure
+        for mode, accumulator in enumerate(accumulators):
+            parts = [m[1:] for m in merged if m[0] == mode]
+            if parts:
+                quats, slices, exposures = (np.concatenate(p) for p in zip(*parts, strict=True))
+                self.engine.merge(
+                    slices,
+                    exposures,
+                    weights**2 if self.engine.gaussian else weights,
+                    np.ascontiguousarray(quats),
+                    accumulator,
+                )

@@ -1,0 +1,308 @@
+"""The three steps of EMC on a tile of orientations: expand, maximize, compress.
+
+A tile's tomograms lie side by side per pixel, in panels of `LANES` orientations
+(``panels[p, t, lane]`` is orientation ``p * LANES + lane``), so that one photon of a frame
+is one vector load. Rows t are detector pixels in the order of `PixelLayout`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core, _validate
+from .._dispatch import n_threads
+from ..errors import InputError
+
+LANES: int = _core.lanes
+
+
+class Photons(NamedTuple):
+    """A block of sparse frames with pixels renumbered to rows and sorted within a frame.
+
+    Frame d has rows ``row[begin[d]:orient_end[d]]`` that orient it and rows
+    ``row[orient_end[d]:begin[d + 1]]`` that are only merged.
+    """
+
+    begin: NDArray[np.int64]
+    orient_end: NDArray[np.int64]
+    row: NDArray[np.uint32]
+    count: NDArray[np.uint16]
+
+    def to_dense(self, n_rows: int) -> NDArray[np.float32]:
+        """Return the block as float32 [D, n_rows]; rows beyond n_rows are left out."""
+        n_frames = len(self.orient_end)
+        dense = np.zeros((n_frames, n_rows), np.float32)
+        frame = np.repeat(np.arange(n_frames), np.diff(self.begin))
+        used = self.row < n_rows
+        np.add.at(dense, (frame[used], self.row[used]), self.count[used])
+        return dense
+
+
+def sort_photons(
+    offset: NDArray[np.int64],
+    pixel: NDArray[np.uint32],
+    count: NDArray[np.uint16],
+    row_of: NDArray[np.int32],
+    n_orient: int,
+    *,
+    threads: int | None = None,
+) -> Photons:
+    """Renumber the pixels of sparse frames to rows and sort them within each frame.
+
+    Parameters
+    ----------
+    offset, pixel, count : int64 [D + 1], uint32 [L], uint16 [L]
+        Frames as in `SparseFrames`.
+    row_of : int32 [T]
+        Row of a detector pixel; -1 leaves it out.
+    n_orient : int
+        Rows below it orient, the others only merge.
+    threads : int, optional
+        Default: all cores.
+
+    Notes
+    -----
+    Cost: about 20 ns per lit pixel and thread.
+    """
+    n_frames = len(offset) - 1
+    begin = np.empty(n_frames + 1, np.int64)
+    orient_end = np.empty(n_frames, np.int64)
+    row, kept = np.empty(len(pixel), np.uint32), np.empty(len(pixel), np.uint16)
+    _core.sort_photons(
+        offset, pixel, count, row_of, n_orient, begin, orient_end, row, kept, n_threads(threads)
+    )
+    return Photons(begin, orient_end, row, kept)
+
+
+def expand(
+    volume: Any,
+    quats: Any,
+    q: Any,
+    exposure: Any,
+    reference: Any = None,
+    *,
+    friedel: bool = True,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Make the tomograms of a tile of orientations.
+
+    Parameters
+    ----------
+    volume : float32 [N, N, N]
+        Intensity, N odd.
+    quats : float64 [R, 4]
+        Unit quaternions (w, x, y, z), active.
+    q : float32 [3, T]
+        Scattering vectors of the rows in voxels, one plane per component.
+    exposure : float32 [T]
+        Solid angle x polarisation of the rows.
+    reference : float32 [T], optional
+        If given, log W - reference is returned instead of W. Any function of the row; the
+        log of the radial mean keeps the sums of `maximize` small and exact.
+    friedel : bool
+        The volume is centrosymmetric: only its half x >= 0 is read (faster).
+    out : float32 [ceil(R / LANES), T, LANES], optional
+        Written and returned.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+
+    Returns
+    -------
+    panels : float32 [ceil(R / LANES), T, LANES]
+        W = exposure * I(R q) or its logarithm; lanes past the last orientation are 0.
+    total : float64 [R]
+        Sum of W over the rows.
+
+    Raises
+    ------
+    InputError
+        Shapes disagree, N is even, or quaternions are not of unit norm.
+
+    Notes
+    -----
+    Cost: about 30 flops and 8 reads per orientation and row.
+    Source: Loh & Elser, Phys. Rev. E 80, 026705 (2009), the expand step.
+    """
+    volume = _validate.array("volume", volume, np.float32, (None, None, None))
+    if len(set(volume.shape)) != 1 or volume.shape[0] % 2 == 0:
+        raise InputError(f"volume must be cubic with an odd edge, got {list(volume.shape)}")
+    quats = _validate.quaternions("quats", quats)
+    q = _validate.array("q", q, np.float32, (3, None))
+    n_rows = q.shape[1]
+    exposure = _validate.array("exposure", exposure, np.float32, (n_rows,))
+    logarithm = reference is not None
+    reference = _validate.array(
+        "reference", reference if logarithm else exposure, np.float32, (n_rows,)
+    )
+    shape = (-(-len(quats) // LANES), n_rows, LANES)
+    panels = np.empty(shape, np.float32) if out is None else out
+    if panels.shape != shape:
+        raise InputError(f"out must have shape {list(shape)}, got {list(panels.shape)}")
+    total = np.empty(len(quats), np.float64)
+    _core.expand(
+        volume,
+        quats,
+        q,
+        exposure,
+        reference,
+        logarithm,
+        friedel,
+        panels,
+        total,
+        n_threads(threads),
+    )
+    return panels, total
+
+
+def maximize(
+    panels: NDArray[np.float32],
+    photons: Photons | NDArray[np.float32],
+    fluence: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    ll: NDArray[np.float32],
+    first: int = 0,
+    *,
+    background: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write the log-likelihoods of a block of frames in a tile of orientations.
+
+    ``ll[d, first + r] = sum_t K[d, t] L[r, t] - fluence[d] * offset[r]``, up to a constant
+    per frame, with L the (log) tomograms of `expand`.
+
+    Parameters
+    ----------
+    panels : float32 [panels, T, LANES]
+        From `expand`; logarithms, or linear if `background` is given.
+    photons : Photons or float32 [D, T]
+        Sparse frames (only rows that orient count) or dense values.
+    fluence : float32 [D]
+    offset : float32 [R]
+        Sum of each tomogram, less any constant.
+    ll : float32 [D, C]
+        Columns first .. first + R are written.
+    background : (background [T], scale [D], reference [T]), optional
+        L becomes ``log(fluence W + scale background) - reference``.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+
+    Notes
+    -----
+    Cost: one 128-byte load and 32 multiply-adds per lit pixel and panel; with background
+    32 logarithms more.
+    """
+    n = n_threads(threads)
+    if isinstance(photons, np.ndarray):
+        _core.maximize_dense(panels, photons, fluence, offset, ll, first, n)
+    elif background is None:
+        _core.maximize(panels, tuple(photons), fluence, offset, ll, first, n)
+    else:
+        _core.maximize_background(
+            panels, tuple(photons), fluence, offset, *background, ll, first, n
+        )
+
+
+class Posterior(NamedTuple):
+    """What `posterior` says of each frame; all arrays [D]."""
+
+    best: NDArray[np.int64]  # column of the most probable orientation
+    expected_ll: NDArray[np.float64]  # sum_r P ll
+    information: NDArray[np.float64]  # sum_r P log(P / prior), nats
+    expected_total: NDArray[np.float64]  # sum_r P total
+
+
+def posterior(
+    ll: NDArray[np.float32],
+    beta: NDArray[np.float32],
+    log_prior: NDArray[np.float32],
+    total: NDArray[np.float64],
+    *,
+    prior_power: NDArray[np.float32] | None = None,
+    cut: float = 14.0,
+    threads: int | None = None,
+) -> Posterior:
+    """Turn log-likelihoods [D, C] into posterior probabilities, in place.
+
+    ``P ~ prior^prior_power * exp(beta ll)``, normalised per frame; terms `cut` nats below the
+    largest become 0 (at 14 they hold together less than 1e-5).
+
+    Parameters
+    ----------
+    ll : float32 [D, C]
+        Overwritten by P.
+    beta : float32 [D]
+        Inverse temperature of each frame.
+    log_prior : float32 [C]
+        Log of the orientations' weights.
+    total : float64 [C]
+        Sum of each tomogram, for the fluence update.
+    prior_power : float32 [D], optional
+        Default 1: only the likelihood is tempered.
+    cut : float
+        14 / beta below the largest log-likelihood, where `prior_power` is beta.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+    """
+    n_frames = len(ll)
+    power = np.ones(n_frames, np.float32) if prior_power is None else prior_power
+    result = Posterior(
+        np.empty(n_frames, np.int64), *(np.empty(n_frames, np.float64) for _ in range(3))
+    )
+    _core.posterior(ll, beta, power, log_prior, cut, total, *result, n_threads(threads))
+    return result
+
+
+def compress(
+    probability: NDArray[np.float32],
+    photons: Photons | NDArray[np.float32],
+    n_orientations: int,
+    n_rows: int,
+    first: int = 0,
+    *,
+    out: NDArray[np.float32] | None = None,
+    background: tuple[NDArray, NDArray, NDArray, NDArray] | None = None,
+    threads: int | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+    """Sum the frames of a block, weighted by their posterior, for a tile of orientations.
+
+    Parameters
+    ----------
+    probability : float32 [D, C]
+        From `posterior`; columns first .. first + n_orientations are read.
+    photons : Photons or float32 [D, n_rows]
+    n_orientations, n_rows : int
+        Shape of the result.
+    out : float32 [n_orientations, n_rows], optional
+        Written and returned.
+    background : (panels, fluence [D], background [T], scale [D]), optional
+        Count only the expected share of signal, ``fluence W / (fluence W + scale B)``, with
+        the linear tomograms `panels` of the tile.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+
+    Returns
+    -------
+    slices : float32 [n_orientations, n_rows]
+        ``sum_d P[d, r] K[d, t]``; merge with `ewald_merge`.
+    signal : float64 [D] or None
+        With background: expected signal photons of each frame in the rows that orient.
+    """
+    n = n_threads(threads)
+    slices = np.empty((n_orientations, n_rows), np.float32) if out is None else out
+    scratch = np.empty((n, n_rows, LANES), np.float32)
+    if isinstance(photons, np.ndarray):
+        _core.compress_dense(probability, first, photons, scratch, slices, n)
+        return slices, None
+    if background is None:
+        _core.compress(probability, first, tuple(photons), scratch, slices, n)
+        return slices, None
+    signal = np.empty((-(-n_orientations // LANES), len(probability)), np.float64)
+    _core.compress_background(
+        probability, first, tuple(photons), *background, scratch, slices, signal, n
+    )
+    return slices, signal.sum(axis=0)

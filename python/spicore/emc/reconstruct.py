@@ -1,0 +1,527 @@
+"""The EMC loop: from frames to an intensity volume."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import metrics, orientations
+from .._dispatch import n_threads
+from ..detector import Detector
+from ..errors import InputError
+from ..frames import Frames
+from .config import Config
+from .engine import FrameState, Grid, PixelEngine, Settings
+from .layout import PixelLayout
+from .model import Model, at_radius, checked_start, radius_index, random_model, unfold
+from .result import PER_FRAME, Result
+from .schedule import Schedule, Stage, auto_beta, stages
+
+COARSE_SHARE = 0.85
+"""Share of the photons inside the radius of the coarse stage (annealing.md: 75 to 95 %)."""
+
+HALF_ITERATIONS = 4
+"""Grid iterations of each half set from the common, low-pass filtered model."""
+
+HISTORY = (
+    "iteration",
+    "beta",
+    "change",
+    "log_likelihood",
+    "mutual_information",
+    "n_orientations",
+    "radius",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one finished iteration reports; times in seconds."""
+
+    iteration: int
+    stage: str  # "grid", "refine", "even" or "odd"
+    beta: float
+    change: float
+    log_likelihood: float
+    mutual_information: float
+    n_orientations: int
+    radius: float
+    seconds: float
+    stages: dict[str, float]
+
+
+OnIteration = Callable[[Iteration], None]
+OnProgress = Callable[[str, float], None]
+
+
+def reconstruct(
+    frames: Frames,
+    detector: Detector,
+    config: Config | None = None,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    start_model: NDArray | None = None,
+    start_fluence: NDArray | None = None,
+    background: NDArray | None = None,
+    blacklist: NDArray | None = None,
+    threads: int | None = None,
+    on_iteration: OnIteration | None = None,
+    on_progress: OnProgress | None = None,
+) -> Result:
+    """Reconstruct a 3D intensity from frames of unknown orientation.
+
+    Parameters
+    ----------
+    frames : Frames
+        Streamed from disk once per iteration.
+    detector : Detector
+        Must have as many pixels as the frames.
+    config : Config, optional
+    out : path, optional
+        HDF5 file written after every iteration, whole or not at all.
+    resume : bool
+        Go on from `out`; the result is the same, bit for bit, as of a run never stopped.
+    start_model : float32 [N, N, N] or [M, N, N, N], optional
+        Default: the radial mean of the frames times random numbers.
+    start_fluence : float [D], optional
+        Fluence of every frame; kept if `config.fluence` is off, else refined.
+    background : float [n_pixels], optional
+        Known background in photons per pixel; its scale is fitted per frame.
+    blacklist : bool [D], optional
+        True drops a frame.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+    on_iteration, on_progress : callable, optional
+        Called after each iteration with an `Iteration`, and during it with a stage name and
+        the fraction done.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        Frames, detector, start values or options do not fit together.
+
+    Notes
+    -----
+    Cost of an iteration: frames x orientations x lit pixels multiply-adds, and the pixels x
+    orientations of the tomograms per block of frames. Memory: a few volumes and
+    `config.block_memory_mb`, whatever the number of frames.
+    Source: Loh & Elser, Phys. Rev. E 80, 026705 (2009); merged photons are divided by merged
+    exposures (the Poisson maximum-likelihood estimate).
+    """
+    run = _Run(
+        frames,
+        detector,
+        config or Config(),
+        start_fluence=start_fluence,
+        background=background,
+        blacklist=blacklist,
+        threads=n_threads(threads),
+        on_iteration=on_iteration,
+        on_progress=on_progress,
+    )
+    if resume:
+        if out is None:
+            raise InputError("resume needs `out`, the result file to go on from")
+        run.load(Result.load(out))
+    else:
+        run.start(start_model)
+    run.loop(out)
+    if run.config.half_sets and run.config.selection == "all":
+        run.half_sets(out)
+    return run.result()
+
+
+class _Run:
+    """One reconstruction: what is fixed, and what changes from iteration to iteration."""
+
+    def __init__(
+        self,
+        frames: Frames,
+        detector: Detector,
+        config: Config,
+        *,
+        start_fluence: NDArray | None,
+        background: NDArray | None,
+        blacklist: NDArray | None,
+        threads: int,
+        on_iteration: OnIteration | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        if frames.n_pixels != detector.n_pixels:
+            raise InputError(
+                f"frames have {frames.n_pixels} pixels but the detector has {detector.n_pixels}"
+            )
+        self.config, self.detector, self.threads = config, detector, threads
+        self.on_iteration, self.on_progress = on_iteration, on_progress
+        self.used = _used_frames(frames.n_frames, blacklist, config.selection)
+        self.n_frames = frames.n_frames
+        everything = len(self.used) == frames.n_frames
+        self.frames = frames if everything else frames.select(self.used)
+        self.group = orientations.point_group(config.symmetry)
+        self.background = _checked_background(background, detector)
+        self.size = config.size or detector.size
+        self.fluence = _checked_fluence(start_fluence, frames.n_frames)
+        self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
+        self.half: dict[str, NDArray] = {}
+        self._survey()
+
+    # -- before the first iteration ------------------------------------------------------
+
+    def _survey(self) -> None:
+        """Read all frames once: powder pattern, its radial profile, photons per frame."""
+        layout = PixelLayout(self.detector, self.config.radius)
+        if self.frames.kind == "dense":
+            step = max(1, (16 << 20) // (4 * self.frames.n_pixels))
+            powder = np.zeros(self.frames.n_pixels)
+            for a in range(0, self.frames.n_frames, step):
+                powder += self.frames.dense(a, min(a + step, self.frames.n_frames)).sum(
+                    axis=0, dtype=np.float64
+                )
+            powder = np.maximum(powder, 0.0)
+        else:
+            powder = np.zeros(self.frames.n_pixels)
+            for _, block in self.frames.blocks():
+                powder += np.bincount(block.pixel, block.count, self.frames.n_pixels)
+        self.mean_photons = powder[layout.pixel[: layout.n_orient]].sum() / len(self.used)
+        if self.mean_photons <= 0:
+            raise InputError("frames hold no photons in the pixels that orient (mask 0)")
+        if self.config.beta == "auto":
+            photons = self.frames.photons_per_frame
+            share = self.mean_photons / max(float(np.mean(photons)), 1e-30)
+            photons = photons * share if self.config.fluence else np.full(
+                len(self.used), self.mean_photons
+            )
+            self.beta0 = auto_beta(photons)
+        else:
+            self.beta0 = np.full(len(self.used), float(self.config.beta))
+        powder_rows = powder[layout.pixel] / len(self.used)
+        self.profile = _radial_profile(layout, powder_rows, self.size)
+        self.pattern = np.maximum(powder_rows / layout.exposure, 1e-12)
+        self.coarse_radius = _radius_holding(layout, powder_rows, COARSE_SHARE)
+
+    def start(self, start_model: NDArray | None) -> None:
+        """Make the model and the state of the first iteration."""
+        config = self.config
+        rng = np.random.default_rng(config.seed)
+        self.model = random_model(
+            self.size, config.n_modes, self.profile, self.pattern, config.n_nonrotating, rng
+        )
+        if start_model is not None:
+            self.model.volumes = checked_start(
+                start_model,
+                self.size,
+                config.n_modes,
+                symmetrize=config.merge != "dragonfly",  # it takes a start model as it is
+            )
+        self.weight = np.zeros_like(self.model.volumes)
+        self.state = FrameState.start(len(self.used))
+        if self.fluence is not None:
+            self.state.fluence = self.fluence[self.used] / self.fluence[self.used].mean()
+        steps = stages(config, self.coarse_radius)
+        if start_model is not None:
+            steps = steps[-1:]
+        self.schedule = Schedule(config, steps, self.beta0)
+        self._set_stage()
+        factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
+        self.model.volumes *= np.float32(factor)
+
+    def load(self, result: Result) -> None:
+        """Take up a run where its file left off."""
+        if len(result.fluence) != self.n_frames:
+            raise InputError(
+                f"the result to resume holds {len(result.fluence)} frames, "
+                f"the input {self.n_frames}"
+            )
+        if Config.from_toml(result.config) != self.config:
+            raise InputError("the result to resume was made with another config; see its attrs")
+        volumes = result.intensity.reshape(-1, *result.intensity.shape[-3:])
+        if volumes.shape[1] != self.size:
+            raise InputError(
+                f"the result to resume has edge {volumes.shape[1]}, the detector asks {self.size}"
+            )
+        layout = PixelLayout(self.detector, self.config.radius)
+        self.model = Model(volumes, np.ascontiguousarray(result.patterns[:, layout.pixel]))
+        self.weight = result.weight.reshape(volumes.shape)
+        self.state = FrameState(
+            **{
+                name: getattr(result, name)[self.used]
+                for name in FrameState.__dataclass_fields__
+            }
+        )
+        saved = dict(result.schedule)
+        steps = stages(self.config, self.coarse_radius)[-int(saved.pop("n_stages")) :]
+        kinds = Schedule.__dataclass_fields__
+        saved = {k: v.item() for k, v in saved.items() if k in kinds}
+        self.schedule = Schedule(self.config, steps, self.beta0, **saved)
+        self.history = {name: list(values) for name, values in result.history.items()}
+        self._set_stage()
+
+    def _set_stage(self) -> None:
+        """Make the grid and the engine of the current stage."""
+        stage: Stage = self.schedule.stages[self.schedule.stage]
+        quats, weights = orientations.grid600(stage.num_div)
+        if len(self.group) > 1:
+            index, weights = orientations.asymmetric_unit(quats, weights, self.config.symmetry)
+            quats = quats[index]
+        if self.config.merge == "dragonfly":
+            order = np.arange(len(quats))
+        else:
+            order = orientations.sort_by_view(quats)
+        self.grid = Grid(np.ascontiguousarray(quats[order]), weights[order])
+        self.stage = stage
+        self.engine = self._engine(self.frames)
+
+    def _engine(self, frames: Frames) -> PixelEngine:
+        config = self.config
+        settings = Settings(
+            fluence=config.fluence,
+            dragonfly=config.merge == "dragonfly",
+            prior=config.prior,
+            gaussian_sigma=config.gaussian_sigma,
+            block_bytes=config.block_memory_mb << 20,
+            threads=self.threads,
+            symmetry=self.group,
+            background=self.background,
+        )
+        return PixelEngine(frames, PixelLayout(self.detector, self.stage.radius), settings)
+
+    # -- iterations ----------------------------------------------------------------------
+
+    def loop(self, out: str | os.PathLike | None) -> None:
+        """Iterate until converged, or to the limit; save after each iteration."""
+        if not self.history["iteration"] and out is not None:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+        while (
+            not self.schedule.converged and len(self.history["iteration"]) < self.config.iterations
+        ):
+            stage = self.schedule.stage
+            done = self._step()
+            self.schedule.advance(done.change, done.mutual_information, done.n_orientations)
+            if out is not None:
+                self.result().save(out)
+            if self.on_iteration:
+                self.on_iteration(done)
+            if self.schedule.stage != stage:
+                self._set_stage()
+
+    def _step(self) -> Iteration:
+        start = time.perf_counter()
+        engine, schedule = self.engine, self.schedule
+        engine.timer.seconds.clear()
+        old = self.model
+        if schedule.refining:
+            local = refinement_grid(self.stage.num_div, schedule.refined)
+            n_orientations = len(local)
+            self.model, self.weight = engine.refine(
+                old, local, self.state, self.profile, self.on_progress
+            )
+        else:
+            n_orientations = len(self.grid.quats)
+            factor = 1.0
+            if self.config.merge == "dragonfly":
+                factor = self.mean_photons / engine.mean_total(old, self.grid)
+                if not self.config.fluence:  # it matches the mean photons in every iteration
+                    old.scale(factor)
+            self.model, self.weight = engine.iterate(
+                old, self.grid, self.state, schedule.beta, self.profile, self.on_progress
+            )
+            if self.config.merge == "dragonfly" and self.config.fluence:
+                self.model.scale(1.0 / factor)  # its fluences carry the factor instead
+        seconds = time.perf_counter() - start
+        done = Iteration(
+            len(self.history["iteration"]) + 1,
+            "refine" if schedule.refining else "grid",
+            float(schedule.beta.mean()),
+            _change(old, self.model),
+            float(self.state.log_likelihood.mean()),
+            float(self.state.mutual_information.mean()),
+            n_orientations,
+            self.stage.radius,
+            seconds,
+            dict(engine.timer.seconds),
+        )
+        for name in HISTORY:
+            self.history[name].append(getattr(done, name))
+        return done
+
+    def half_sets(self, out: str | os.PathLike | None) -> None:
+        """Refine even and odd frames independently from the model's coarse part.
+
+        Beyond the coarse radius each half starts from the radial mean, so what the two share
+        there comes from their frames, not from the common start.
+        """
+        if len(self.used) < 4:
+            return
+        common = _low_passed(self.model, self.profile, self.coarse_radius)
+        volumes = {}
+        for name, offset in (("even", 0), ("odd", 1)):
+            index = np.arange(offset, len(self.used), 2)
+            volumes[name] = self._half(name, index, common)
+        radius, cc = metrics.shell_cc(volumes["even"][0], volumes["odd"][0])
+        self.half = {
+            "even": np.squeeze(volumes["even"], 0) if len(common.volumes) == 1 else volumes["even"],
+            "odd": np.squeeze(volumes["odd"], 0) if len(common.volumes) == 1 else volumes["odd"],
+            "radius": radius,
+            "shell_cc": cc,
+            "start_radius": np.float64(self.coarse_radius),
+        }
+        if out is not None:
+            self.result().save(out)
+
+    def _half(self, name: str, index: NDArray[np.int64], common: Model) -> NDArray[np.float32]:
+        engine = self._engine(self.frames.select(index))
+        state = FrameState(
+            **{f: getattr(self.state, f)[index].copy() for f in FrameState.__dataclass_fields__}
+        )
+        model = Model(common.volumes.copy(), common.patterns.copy())
+        beta = np.ones(len(index), np.float32)
+        for k in range(HALF_ITERATIONS + self.schedule.refined):
+            start = time.perf_counter()
+            old = model
+            if k < HALF_ITERATIONS:
+                model, _ = engine.iterate(
+                    old, self.grid, state, beta, self.profile, self.on_progress
+                )
+            else:
+                local = refinement_grid(self.stage.num_div, k - HALF_ITERATIONS)
+                model, _ = engine.refine(old, local, state, self.profile, self.on_progress)
+            if self.on_iteration:
+                self.on_iteration(
+                    Iteration(
+                        k + 1,
+                        name,
+                        1.0,
+                        _change(old, model),
+                        float(state.log_likelihood.mean()),
+                        float(state.mutual_information.mean()),
+                        len(self.grid.quats),
+                        self.stage.radius,
+                        time.perf_counter() - start,
+                        {},
+                    )
+                )
+        return model.volumes
+
+    def result(self) -> Result:
+        """Return the present state as a `Result`."""
+        volumes, weight = self.model.volumes, self.weight
+        single = len(volumes) == 1
+        layout = self.engine.layout
+        patterns = np.full((len(self.model.patterns), self.detector.n_pixels), np.nan, np.float32)
+        patterns[:, layout.pixel] = self.model.patterns
+        schedule = {
+            name: getattr(self.schedule, name)
+            for name in ("stage", "level", "held", "refined", "refining", "converged")
+        }
+        return Result(
+            intensity=volumes[0] if single else volumes,
+            weight=weight[0] if single else weight,
+            **{name: self._all_frames(name) for name in PER_FRAME},
+            history={name: np.array(values) for name, values in self.history.items()},
+            half_sets=self.half,
+            patterns=patterns,
+            voxel_size=self.detector.voxel_size,
+            config=self.config.to_toml(),
+            schedule={**schedule, "n_stages": len(self.schedule.stages)},
+        )
+
+    def _all_frames(self, name: str) -> NDArray:
+        """Spread a per-frame array over all frames; NaN or -1 for those not used."""
+        values = getattr(self.state, name)
+        fill = np.nan if values.dtype.kind == "f" else -1
+        result = np.full((self.n_frames, *values.shape[1:]), fill, values.dtype)
+        result[self.used] = values
+        return result
+
+
+def refinement_grid(num_div: int, done: int) -> NDArray[np.float64]:
+    """Rotations of the `done`-th refinement: a ball that halves each time.
+
+    The first reaches half the grid spacing, where the next grid point takes over.
+    """
+    radius = 0.5 * orientations.grid_spacing(num_div) / 2**done
+    return orientations.local_grid(radius, radius / 2)
+
+
+def _used_frames(n: int, blacklist: NDArray | None, selection: str) -> NDArray[np.int64]:
+    keep = np.ones(n, bool)
+    if blacklist is not None:
+        dropped = np.asarray(blacklist)
+        if dropped.shape != (n,):
+            raise InputError(f"blacklist must have shape [{n}], got {list(dropped.shape)}")
+        keep = ~dropped.astype(bool)
+    used = np.flatnonzero(keep)
+    if selection != "all":
+        used = used[0 if selection == "even" else 1 :: 2]
+    if not len(used):
+        raise InputError("blacklist and selection leave no frame")
+    return used
+
+
+def _checked_background(value: NDArray | None, detector: Detector) -> NDArray[np.float64] | None:
+    background = detector.background if value is None else np.asarray(value, np.float64)
+    if background is None:
+        return None
+    if background.shape != (detector.n_pixels,):
+        raise InputError(
+            f"background must have shape [{detector.n_pixels}], got {list(background.shape)}"
+        )
+    used = background[detector.mask < 2]
+    if not np.isfinite(used).all() or (used < 0).any():
+        raise InputError("background must be finite and not negative on pixels of mask 0 and 1")
+    return np.where(detector.mask < 2, background, 0.0)
+
+
+def _checked_fluence(value: NDArray | None, n: int) -> NDArray[np.float32] | None:
+    if value is None:
+        return None
+    fluence = np.asarray(value, np.float32)
+    if fluence.shape != (n,):
+        raise InputError(f"start_fluence must have shape [{n}], got {list(fluence.shape)}")
+    if not (np.isfinite(fluence) & (fluence > 0)).all():
+        raise InputError("start_fluence must be finite and positive")
+    return fluence
+
+
+def _radial_profile(layout: PixelLayout, powder: NDArray, size: int) -> NDArray[np.float64]:
+    """Mean intensity at integer radii from the powder pattern; gaps are interpolated."""
+    n = int(np.ceil(np.sqrt(3.0) * (size // 2))) + 1
+    index = np.rint(layout.q_abs).astype(np.int64)
+    photons = np.bincount(index, powder, n)
+    exposure = np.bincount(index, layout.exposure, n)
+    known = np.flatnonzero(exposure > 0)
+    return np.interp(np.arange(n), known, np.maximum(photons[known] / exposure[known], 1e-12))
+
+
+def _radius_holding(layout: PixelLayout, powder: NDArray, share: float) -> float:
+    rows = slice(0, layout.n_orient)
+    order = np.argsort(layout.q_abs[rows])
+    running = np.cumsum(powder[rows][order])
+    return float(layout.q_abs[rows][order][np.searchsorted(running, share * running[-1])])
+
+
+def _low_passed(model: Model, profile: NDArray[np.float64], radius: float) -> Model:
+    """Replace everything beyond a radius by the radial mean of the frames."""
+    index = radius_index(model.size)
+    outside = unfold((index > radius).astype(np.float32)).astype(bool)
+    mean = unfold(at_radius(profile, index))
+    return replace(model, volumes=np.where(outside, mean, model.volumes))
+
+
+def _change(old: Model, new: Model) -> float:
+    """Relative L2 change of the model."""
+    a, b = old.volumes.ravel(), new.volumes.ravel()
+    difference = a - b
+    return float(np.sqrt(np.dot(difference, difference) / max(float(np.dot(a, a)), 1e-30)))

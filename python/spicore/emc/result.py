@@ -1,0 +1,103 @@
+"""The result of a reconstruction and its file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..io.files import reading_hdf5, writing_hdf5
+
+FORMAT = "spicore-emc"
+
+PER_FRAME = (
+    "orientation",
+    "mode",
+    "fluence",
+    "background_scale",
+    "log_likelihood",
+    "mutual_information",
+)
+
+
+@dataclass
+class Result:
+    """What `reconstruct` returns and `result.h5` holds.
+
+    Attributes
+    ----------
+    intensity : float32 [N, N, N] or [M, N, N, N]   photons per unit exposure at fluence 1
+    weight : float32, same shape                    merged exposure, 0 where nobody saw
+    orientation : float32 [D, 4]     best quaternion per frame; NaN for frames not used
+    mode : int32 [D]                 best mode; M and above are fixed patterns; -1 not used
+    fluence : float32 [D]            mean 1; NaN for frames not used
+    background_scale : float32 [D]
+    log_likelihood : float64 [D]     expected over the posterior, all constants included
+    mutual_information : float64 [D] between frame and orientation, nats
+    history : dict of arrays [iterations]
+    half_sets : dict                 even, odd [N, N, N], radius, shell_cc; empty if not made
+    patterns : float32 [K, n_pixels] fixed patterns on the detector, NaN on unused pixels
+    voxel_size : float or None       1/Angstrom
+    config : str                     TOML
+    schedule : dict                  where the run stands, for resuming
+    """
+
+    intensity: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    orientation: NDArray[np.float32]
+    mode: NDArray[np.int32]
+    fluence: NDArray[np.float32]
+    background_scale: NDArray[np.float32]
+    log_likelihood: NDArray[np.float64]
+    mutual_information: NDArray[np.float64]
+    history: dict[str, NDArray]
+    patterns: NDArray[np.float32]
+    config: str
+    half_sets: dict[str, NDArray] = field(default_factory=dict)
+    voxel_size: float | None = None
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write to HDF5: a temporary file first, which then replaces `path`."""
+        from .. import __version__
+
+        with writing_hdf5(path) as (file, _):
+            for name in ("intensity", "weight", "patterns", *PER_FRAME):
+                file[name] = getattr(self, name)
+            for group, values in (("history", self.history), ("half_sets", self.half_sets)):
+                file.create_group(group)
+                for name, value in values.items():
+                    file[f"{group}/{name}"] = value
+            file.create_group("schedule").attrs.update(self.schedule)
+            file.attrs.update(
+                format=FORMAT,
+                voxel_size=np.nan if self.voxel_size is None else self.voxel_size,
+                spicore_version=__version__,
+                config=self.config,
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Result:
+        """Read a file that `save` wrote."""
+        path = os.fspath(path)
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such result file")
+        with reading_hdf5(path) as file:
+            if file.attrs.get("format") != FORMAT:
+                raise InputError(f"{path} must be a result of 'spicore emc', it is other HDF5")
+            arrays = {n: file[n][()] for n in ("intensity", "weight", "patterns", *PER_FRAME)}
+            groups = {
+                g: {n: d[()] for n, d in file[g].items()} for g in ("history", "half_sets")
+            }
+            voxel_size = float(file.attrs["voxel_size"])
+            return cls(
+                **arrays,
+                **groups,
+                voxel_size=None if np.isnan(voxel_size) else voxel_size,
+                config=str(file.attrs["config"]),
+                schedule=dict(file["schedule"].attrs),
+            )
