@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import emc, metrics, orientations
+from . import emc, metrics, orientations, simulate
 from .detector import Detector
 from .errors import InputError, SpicoreError
 from .ewald import ewald_merge, ewald_slice
@@ -24,4 +24,5 @@ __all__ = [
     "ewald_slice",
     "metrics",
     "orientations",
+    "simulate",
 ]

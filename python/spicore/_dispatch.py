@@ -10,8 +10,9 @@ import functools
 import importlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -77,7 +78,10 @@ def backend_of(**arrays: Any) -> CpuBackend | CudaBackend:
     CudaError
         Arrays are on a GPU that this build or machine cannot use.
     """
-    if all(x is None or type(x) is np.ndarray for x in arrays.values()):
+    for x in arrays.values():
+        if x is not None and type(x) is not np.ndarray:
+            break
+    else:  # the common case, kept fast
         return CPU
     given = {name: x for name, x in arrays.items() if x is not None}
     device = _agreed("on one device", {name: _device(name, x) for name, x in given.items()})
@@ -103,6 +107,8 @@ def _device(name: str, x: Any) -> str:
     ask = getattr(x, "__dlpack_device__", None)
     if ask is None:
         return "cpu"
+    if getattr(x, "requires_grad", False):  # no kernel records what autograd needs
+        raise InputError(f"{name} must not require a gradient: pass {name}.detach()")
     kind, index = ask()
     if kind in _ON_CPU:
         return "cpu"
@@ -134,6 +140,7 @@ class CpuBackend:
     zeros = staticmethod(np.zeros)
     ones = staticmethod(np.ones)
     flip = staticmethod(np.flip)
+    device: AbstractContextManager = nullcontext()
 
     @staticmethod
     def planes(q: Any) -> NDArray[np.float32]:
@@ -145,22 +152,20 @@ class CpuBackend:
         """Return an array to write to: new, or the memory of `out`, checked."""
         if out is None:
             return np.empty(shape, dtype)
-        if not hasattr(out, "__dlpack_device__"):  # NumPy would make a copy
+        if not hasattr(out, "__dlpack_device__"):  # NumPy would copy it
             raise InputError(f"{name} must be an array, got {type(out).__name__}")
         out = np.asarray(out)
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise InputError(
-                f"{name} must be C-contiguous {np.dtype(dtype)} {list(shape)}, "
-                f"got {_described(out)}"
-            )
+            wanted = f"C-contiguous {np.dtype(dtype)} {list(shape)}"
+            raise InputError(f"{name} must be {wanted}, got {_described(out)}")
         if not out.flags.writeable:
             raise InputError(f"{name} must be writeable, got a read-only array")
         return out
 
     @staticmethod
-    def rotated(quats: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return quats [R, 4] times the matrix [4, 4] of a multiplication from the left."""
-        return quats @ left
+    def constant(x: NDArray) -> NDArray:
+        """Return a small host array where the other arrays are."""
+        return x
 
     @staticmethod
     def run(operation: str, *arguments: Any, threads: int | None) -> None:
@@ -171,41 +176,34 @@ class CpuBackend:
 CPU = CpuBackend()
 
 
-class CudaBackend:
+class CudaBackend(ABC):
     """Arrays of one library on one GPU. Nothing is converted, and nothing waits for the GPU.
 
     So only what an array says of itself is checked (dtype, shape, layout), never its values.
     """
+
+    device: AbstractContextManager  # makes the GPU current, for allocations and launches
 
     def __init__(self, library: ModuleType, index: int) -> None:
         self.library = library
         self.index = index
         self.flip = library.flip
 
-    # What the libraries do differently.
-
-    def _device(self) -> AbstractContextManager:
-        """Make this GPU the current one: allocations and launches go there."""
-        raise NotImplementedError
-
-    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+    @abstractmethod
+    def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
         """Call a function of the library that makes an array on this GPU."""
-        raise NotImplementedError
 
-    def _stream(self) -> int:
+    @abstractmethod
+    def stream(self) -> int:
         """Return the handle of the caller's current stream on this GPU."""
-        raise NotImplementedError
 
-    @staticmethod
-    def _is_contiguous(x: Any) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def is_contiguous(self, x: Any) -> bool:
+        """Return whether `x` is in C order."""
 
-    @staticmethod
-    def contiguous(x: Any) -> Any:
+    @abstractmethod
+    def contiguous(self, x: Any) -> Any:
         """Return `x` in C order, copied only if it is not."""
-        raise NotImplementedError
-
-    # What they share.
 
     def array(
         self,
@@ -217,18 +215,17 @@ class CudaBackend:
         any_layout: bool = False,
     ) -> Any:
         """Return `x` unchanged if it has this dtype and shape and is C-contiguous."""
-        wanted = f"{np.dtype(dtype)} [{', '.join('any' if n is None else str(n) for n in shape)}]"
         agrees = len(x.shape) == len(shape) and all(
             want is None or want == got for want, got in zip(shape, x.shape, strict=True)
         )
         if not agrees or _dtype_name(x) != str(np.dtype(dtype)):
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
             raise InputError(
-                f"{name} must be {wanted} on the GPU (it is not converted), got {_described(x)}"
+                f"{name} must be {np.dtype(dtype)} [{wanted}] (on a GPU nothing is converted), "
+                f"got {_described(x)}"
             )
-        if not (any_layout or self._is_contiguous(x)):
-            raise InputError(f"{name} must be C-contiguous on the GPU, got {_described(x)}")
-        if getattr(x, "requires_grad", False):
-            raise InputError(f"{name} must not require a gradient: pass {name}.detach()")
+        if not (any_layout or self.is_contiguous(x)):
+            raise InputError(f"{name} must be C-contiguous (on a GPU nothing is copied)")
         return x
 
     def volume(self, name: str, x: Any) -> Any:
@@ -244,84 +241,73 @@ class CudaBackend:
 
     def planes(self, q: Any) -> Any:
         """Return q [T, 3] as float32 [3, T], the layout of the kernels."""
-        q = self.array("q", q, np.float32, (None, 3), any_layout=True)
-        with self._device():
-            return self.contiguous(q.T)
+        return self.contiguous(self.array("q", q, np.float32, (None, 3), any_layout=True).T)
 
     def output(self, name: str, out: Any, dtype: DTypeLike, shape: tuple[int, ...]) -> Any:
         """Return an array to write to: new, or `out`, checked."""
         if out is None:
-            return self._new("empty", shape, dtype=dtype)
+            return self.new("empty", shape, dtype=dtype)
         return self.array(name, out, dtype, shape)
 
     def zeros(self, shape: Any, dtype: DTypeLike) -> Any:
         """Return an array of zeros."""
-        return self._new("zeros", shape, dtype=dtype)
+        return self.new("zeros", shape, dtype=dtype)
 
     def ones(self, shape: Any, dtype: DTypeLike) -> Any:
         """Return an array of ones."""
-        return self._new("ones", shape, dtype=dtype)
+        return self.new("ones", shape, dtype=dtype)
 
-    def rotated(self, quats: Any, left: NDArray[np.float64]) -> Any:
-        """Return quats [R, 4] times the matrix [4, 4] of a multiplication from the left."""
-        left = self._new("asarray", left, dtype=np.float64)
-        with self._device():
-            return quats @ left
+    def constant(self, x: NDArray) -> Any:
+        """Return a small host array where the other arrays are."""
+        return self.new("asarray", x, dtype=x.dtype)
 
     def run(self, operation: str, *arguments: Any, threads: int | None) -> None:
         """Put a kernel on the caller's current stream; `threads` means nothing here."""
         from . import _cuda
 
-        with self._device():
-            getattr(_cuda, operation)(*arguments, self._stream())
+        getattr(_cuda, operation)(*arguments, self.stream())
 
 
 class TorchBackend(CudaBackend):
     """CUDA tensors of torch."""
 
-    def _device(self) -> AbstractContextManager:
+    @property
+    def device(self) -> AbstractContextManager:
         return self.library.cuda.device(self.index)
 
-    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
-        torch = self.library
-        return getattr(torch, function)(
-            *arguments,
-            dtype=getattr(torch, str(np.dtype(dtype))),
-            device=torch.device("cuda", self.index),
-        )
+    def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+        torch_dtype = getattr(self.library, str(np.dtype(dtype)))
+        device = self.library.device("cuda", self.index)
+        return getattr(self.library, function)(*arguments, dtype=torch_dtype, device=device)
 
-    def _stream(self) -> int:
+    def stream(self) -> int:
         return self.library.cuda.current_stream(self.index).cuda_stream
 
-    @staticmethod
-    def _is_contiguous(x: Any) -> bool:
+    def is_contiguous(self, x: Any) -> bool:
         return x.is_contiguous()
 
-    @staticmethod
-    def contiguous(x: Any) -> Any:
+    def contiguous(self, x: Any) -> Any:
         return x.contiguous()
 
 
 class CupyBackend(CudaBackend):
     """CuPy arrays."""
 
-    def _device(self) -> AbstractContextManager:
+    @property
+    def device(self) -> AbstractContextManager:
         return self.library.cuda.Device(self.index)
 
-    def _new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
-        with self._device():
-            return getattr(self.library, function)(*arguments, dtype=dtype)
+    def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
+        return getattr(self.library, function)(*arguments, dtype=dtype)
 
-    def _stream(self) -> int:
+    def stream(self) -> int:
         return self.library.cuda.get_current_stream(self.index).ptr
 
-    @staticmethod
-    def _is_contiguous(x: Any) -> bool:
+    def is_contiguous(self, x: Any) -> bool:
         return x.flags.c_contiguous
 
     def contiguous(self, x: Any) -> Any:
-        with self._device():
-            return self.library.ascontiguousarray(x)
+        return self.library.ascontiguousarray(x)
 
 
 _GPU_BACKENDS: dict[str, type[CudaBackend]] = {"torch": TorchBackend, "cupy": CupyBackend}

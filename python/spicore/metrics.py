@@ -109,7 +109,8 @@ def shell_cc(
     -----
     What is removed is the shell's mean as a linear function of radius. The mean alone is not
     enough: intensities fall so steeply that the slope across one voxel lets a featureless model
-    reach 0.92 at radius 1 and 0.55 at radius 7 (4BED). With it the same model stays below 0.05.
+    reach 0.92 at radius 1 and 0.55 at radius 7 (4BED, mean over shells 0.12). Without the line
+    it averages 0.00 and no shell exceeds 0.06.
 
     Cost: 0.1 s for 151^3 on one core.
     """
@@ -154,8 +155,8 @@ def fsc(a: ArrayLike, b: ArrayLike) -> tuple[Float64, Float64]:
     -----
     Made for complex transforms, whose phases average to 0. Intensities are positive, so their
     mean alone correlates: a model that depends on radius only scores 0.7 against the truth, and
-    the square roots of both 0.89. Use `shell_cc` for intensities; give this only beside it.
-    Source: Harauz & van Heel, Optik 73, 146 (1986).
+    0.85 to 0.89 if square roots of both are taken. Use `shell_cc` for intensities, and give this
+    only beside it. Source: Harauz & van Heel, Optik 73, 146 (1986).
     """
     complex_input = np.iscomplexobj(a) or np.iscomplexobj(b)
     a, b = _pair(a, b, np.complex128 if complex_input else np.float64)
@@ -281,7 +282,9 @@ def align_volumes(
     aligned : float32 [N, N, N]
         ``rotate_volume(moving, quat)``.
     cc : float
-        Mean of ``shell_cc(aligned, reference)`` over the shells of `radius`.
+        Mean of ``shell_cc(aligned, reference)`` over the shells of `radius`. Resampling averages
+        part of the noise of `moving` away: white noise as strong as the signal gives 0.84, not
+        0.71.
 
     Raises
     ------
@@ -294,7 +297,8 @@ def align_volumes(
     Rotations only: inversion leaves an intensity as it is, so hands are not told apart. Maximises
     the mean over shells of the correlation of samples on spheres (at most 300,000): all rotations
     on inner shells first, then local grids three times finer around the best ones, with shells
-    as far out as that spacing resolves. Deterministic. Cost: 1.7 s for 151^3 on 2 cores.
+    as far out as that spacing resolves. Deterministic. Cost: 1.7 s for 151^3 on 2 cores; it
+    grows as the cube of `radius[0]` beyond 20 voxels.
     """
     moving, reference = _validate.volume("moving", moving), _validate.volume("reference", reference)
     _same_shape("moving", moving, "reference", reference)
@@ -336,7 +340,8 @@ def pose_error(
     quats, truth : float64 [N, 4]
         Orientations found and true, ``q_model = R(quat) q_detector``.
     group : str or float64 [G, 4]
-        Point group of the particle in the frame of `truth`.
+        Point group of the particle in the frame of `truth`. A name means the setting of
+        `orientations.point_group`; give the turned elements where the axes differ.
     friedel_flat : bool
         Also divide by a half turn about the beam. A flat Ewald sphere cannot tell it (there it
         equals inversion, which leaves intensities as they are); a curved one can.
@@ -360,7 +365,8 @@ def pose_error(
     is fitted: a handful of frames always looks good. The random level of a group is the median
     for shuffled `truth` (130 degrees for C1).
 
-    Cost: up to 200 x N x G dot products (N at most 2,000 there); 0.3 s for 2,000 frames and I.
+    Cost: up to 200 x N x G dot products (N at most 2,000 there); 0.05 s for 2,000 frames and I,
+    0.8 s for 200,000.
     """
     quats, truth = _validate.quaternions("quats", quats), _validate.quaternions("truth", truth)
     if quats.shape != truth.shape or len(quats) == 0:
@@ -506,7 +512,9 @@ def _radius_for(spacing: float) -> float:
 
 def _radius_range(radius: tuple[float, float] | None, edge: int) -> tuple[int, int]:
     """Return the first and the last whole shell to use."""
-    low, high = (min(3, edge), edge) if radius is None else radius
+    if edge < 2:
+        raise InputError(f"moving must have N >= 5 to be aligned, got shells up to {edge}")
+    low, high = (min(3, edge - 1), edge) if radius is None else radius
     low = int(np.ceil(_validate.number("radius[0]", low, low=1.0, high=edge)))
     high = int(_validate.number("radius[1]", high, low=1.0, high=edge))
     if high <= low:

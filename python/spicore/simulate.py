@@ -19,6 +19,7 @@ from .detector import Detector
 from .errors import InputError
 from .ewald import MAX_SIZE, ewald_slice
 from .frames import Frames, Progress
+from .io.dense_stack import MAX_COUNT
 from .io.emc_binary import atomic_path
 from .orientations._checks import count as whole_number
 
@@ -27,7 +28,6 @@ _BLOB_MARGIN = 2.0  # sigmas between a blob's centre and the surface
 _SAMPLES_AT_ONCE = 1 << 22  # expected photons of a block: 16 MiB of float32
 
 _MEAN_GRID = 3  # 1,380 rotations: the mean photons of 1BXR are good to 0.1 %; 2 leaves 0.5 %
-_MAX_COUNT = 65_535  # photons of a pixel that `Frames` can hold
 
 # Independent random streams of one seed.
 _ORIENTATION, _FLUENCE, _PHOTONS = range(3)
@@ -298,10 +298,10 @@ def _background(background: ArrayLike | None, detector: Detector) -> NDArray[np.
         background = np.zeros(detector.n_pixels)
     values = _validate.array("background", background, np.float64, (detector.n_pixels,))
     values = values[detector.mask < 2]
-    usable = (values >= 0.0) & (values <= _MAX_COUNT)
+    usable = (values >= 0.0) & (values <= MAX_COUNT)
     if not usable.all():
         raise InputError(
-            f"background must be 0 to {_MAX_COUNT} where mask < 2, got {values[~usable][0]:g}"
+            f"background must be 0 to {MAX_COUNT} where mask < 2, got {values[~usable][0]:g}"
         )
     return values
 
