@@ -1,5 +1,6 @@
-// Reading DLPack capsules (dmlc/dlpack, versions 0.x and 1.x): the part of the ABI that is
-// needed, and the checks on it. Field order and widths are the specification's, names ours.
+// Reading DLPack capsules (dmlc/dlpack, versions 0.x and 1.x): the part of the ABI that
+// is needed, and the checks on it. Field order and widths are the specification's, names
+// ours.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -54,9 +55,10 @@ inline bool on_cuda(pybind11::handle source) {
   return is_cuda(device[0].cast<std::int32_t>());
 }
 
-// The array's capsule. It keeps its name, that is, it is never marked as consumed: when the
-// last reference goes, its own destructor gives the memory back. Stream -1: nothing to wait
-// for, since a call runs on the current stream of the library that owns its arrays.
+// The array's capsule. It keeps its name, that is, it is never marked as consumed: when
+// the last reference goes, its own destructor gives the memory back. Stream -1: nothing
+// to wait for, since a call runs on the current stream of the library that owns its
+// arrays.
 inline pybind11::object capsule_of(pybind11::handle source) {
   const auto export_array = source.attr("__dlpack__");
   const pybind11::int_ stream(-1);
@@ -91,7 +93,8 @@ template <class T> bool has_type(const Array &array) {
   constexpr TypeCode code = std::is_floating_point_v<T> ? kFloat
                             : std::is_signed_v<T>       ? kInt
                                                         : kUnsigned;
-  return array.type_code == code && array.type_bits == 8 * sizeof(T) && array.type_lanes == 1;
+  return array.type_code == code && array.type_bits == 8 * sizeof(T) &&
+         array.type_lanes == 1;
 }
 
 // Strides of axes of length 1 mean nothing, and none do in an empty array.

@@ -22,8 +22,8 @@ struct Input {
 };
 
 // Adds one lane's share (one element of the pair, one of two z neighbours) of a sample.
-__device__ void scatter(double *accumulator, std::int64_t size, Cell c, int lane, float value,
-                        float weight) {
+__device__ void scatter(double *accumulator, std::int64_t size, Cell c, int lane,
+                        float value, float weight) {
   const int is_weight = lane % 2, z_step = lane / 2;
   const double x1 = c.fx, x0 = 1.0 - x1, y1 = c.fy, y0 = 1.0 - y1;
   const double amount = double(is_weight ? weight : value) * (z_step ? c.fz : 1.0 - c.fz);

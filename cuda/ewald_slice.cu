@@ -13,7 +13,8 @@ __device__ float lerp(float a, float b, float f) { return a + f * (b - a); }
 
 // Trilinear between the corners of a cell inside the volume; all eight loads are
 // independent. Same order of operations as the CPU's sample_block.
-__device__ float interpolate(const float *__restrict__ volume, std::int64_t size, Cell c) {
+__device__ float interpolate(const float *__restrict__ volume, std::int64_t size,
+                             Cell c) {
   const std::int64_t dy = size, dx = size * size;
   const float *p = volume + c.ix * dx + c.iy * dy + c.iz;
   const float z00 = lerp(__ldg(p), __ldg(p + 1), c.fz);

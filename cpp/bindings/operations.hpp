@@ -5,7 +5,8 @@
 
 #include "spicore/simd.hpp"
 
-// Calls an operation without the GIL: on the CPU its variant for the instruction set in use.
+// Calls an operation without the GIL: on the CPU its variant for the instruction set in
+// use.
 #ifdef SPICORE_BACKEND_CUDA
 #define SPICORE_CALL(name, ...)                                                          \
   do {                                                                                   \

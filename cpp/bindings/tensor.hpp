@@ -44,7 +44,8 @@ template <class T, int N> bool borrow(pybind11::handle source, Tensor<T, N> &ten
     return false;
   for (int axis = 0; axis < N; ++axis)
     tensor.shape[axis] = array->shape[axis];
-  tensor.data = reinterpret_cast<T *>(static_cast<char *>(array->data) + array->byte_offset);
+  tensor.data =
+      reinterpret_cast<T *>(static_cast<char *>(array->data) + array->byte_offset);
   return true;
 }
 

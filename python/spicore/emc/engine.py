@@ -28,6 +28,10 @@ DENSE_ABOVE = 0.3
 CUT = 14.0
 """Posterior terms this many nats below the largest are dropped."""
 
+KEPT = np.float32(0.05)
+"""Local refinement merges a frame where its posterior is at least this share of its peak:
+the neighbours below it are a fraction of a voxel away and cost as much."""
+
 DRAGONFLY_THREADS = 2
 """That program cuts below the largest term of each of its threads, which take rotations in
 turn; so which rotations it merges depends on their number. The parity data used two."""
@@ -132,15 +136,19 @@ class PixelEngine:
         self.frames, self.layout, self.settings = frames, layout, settings
         self.timer = Timer()
         self.gaussian = frames.kind == "dense"
-        self.dense = self.gaussian or self._lit_fraction() > DENSE_ABOVE
+        self.dense = self.gaussian or (
+            settings.background is None and self._lit_fraction() > DENSE_ABOVE
+        )
         if settings.background is None:
             self.background = None
         else:
             self.background = settings.background[layout.pixel].astype(np.float32)
 
     def _lit_fraction(self) -> float:
-        sample = self.frames.read(0, min(64, self.frames.n_frames))
-        return len(sample.pixel) / (sample.n_frames * self.layout.n_rows)
+        sample = self.layout.photons(
+            self.frames.read(0, min(64, self.frames.n_frames)), self.settings.threads
+        )
+        return len(sample.row) / (len(sample.orient_end) * self.layout.n_rows)
 
     # -- frames -----------------------------------------------------------------------
 
@@ -168,14 +176,10 @@ class PixelEngine:
             running = np.concatenate([[0.0], np.cumsum(terms, dtype=np.float64)])
             return running[photons.orient_end] - running[photons.begin[:-1]]
 
-        used = photons.begin[-1]
-        count, row = photons.count[:used], photons.row[:used]
-        terms = log_reference[row] * count - LOG_FACTORIAL[count]
-        block: Photons | NDArray[np.float32] = Photons(*photons[:2], row, count)
-        if self.dense:
-            block = photons.to_dense(self.layout.n_rows)
+        terms = log_reference[photons.row] * photons.count - LOG_FACTORIAL[photons.count]
+        values = photons.to_dense(self.layout.n_rows) if self.dense else photons
         n = len(photons.orient_end)
-        return Block(start, start + n, block, per_frame(count), per_frame(terms))
+        return Block(start, start + n, values, per_frame(photons.count), per_frame(terms))
 
     def _gaussian_blocks(self, n_columns: int) -> Iterator[Block]:
         step = self._frames_per_block(n_columns)
@@ -505,8 +509,6 @@ class _Scores:
         if engine.background is not None:
             scale = state.background_scale[block.start : block.stop]
             self.background = (engine.background[rows], scale, self.reference)
-            if engine.dense:
-                raise AssertionError("frames with a background stay sparse")
 
     def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
         reference = None if self.linear else self.reference
@@ -735,6 +737,8 @@ class _Refinement:
         state.orientation[d] = quats[result.best[0]]
         engine._store(block, state, result, old)
         new = state.fluence[d : d + 1]
+        p[p < KEPT * p.max()] = 0.0
+        p /= p.sum()
         merger = _Merger(engine, block, state, p, new, old, threads=1)
         slices = merger.slices(0, len(quats), lambda: merger.tomograms(volume, quats))
         merger.finish()

@@ -74,7 +74,8 @@ def sort_photons(
     _core.sort_photons(
         offset, pixel, count, row_of, n_orient, begin, orient_end, row, kept, n_threads(threads)
     )
-    return Photons(begin, orient_end, row, kept)
+    used = begin[-1]
+    return Photons(begin, orient_end, row[:used], kept[:used])
 
 
 def expand(

@@ -1,0 +1,22 @@
+"""CUDA kernels. Arrays export DLPack from one GPU, C-contiguous and of the types of `_core`;
+the last argument of an operation is the handle of a stream of that GPU, which must be the
+current one. Nothing is waited for."""
+
+from typing import Any
+
+def device_count() -> int: ...
+def device_status() -> tuple[int, str]: ...
+def ewald_slice(
+    volume: Any, quats: Any, q: Any, friedel: bool, out: Any, stream: int, /
+) -> None: ...
+def ewald_merge(
+    slices: Any,
+    slice_weights: Any,
+    pixel_weights: Any,
+    quats: Any,
+    q: Any,
+    friedel: bool,
+    accumulator: Any,
+    stream: int,
+    /,
+) -> None: ...

@@ -1,0 +1,99 @@
+"""Command-line options of `emc.Config`, made from its fields and their descriptions."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from ..emc.config import Config, tomllib
+from ..errors import InputError
+
+FLAGS = {"n_modes": "modes", "n_nonrotating": "nonrotating"}
+
+_PREFIX = "config_"
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add one option per field of `Config`; those not given stay None."""
+    described = _descriptions()
+    group = parser.add_argument_group(
+        "options of the reconstruction", "Also in TOML by --config; the command line wins."
+    )
+    for field in dataclasses.fields(Config):
+        flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
+        kind, text = described.get(field.name, ("", ""))
+        if field.type == "bool":
+            options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            default = "on" if field.default else "off"
+        else:
+            options = {"type": _CONVERTERS[str(field.type)], "metavar": _METAVARS[str(field.type)]}
+            default = str(field.default)
+            if kind.startswith("{"):  # the field's names; Config itself checks them
+                options["metavar"] = kind.replace('"', "").replace(" ", "")
+        group.add_argument(
+            flag,
+            dest=_PREFIX + field.name,
+            default=None,
+            help=f"{text} [{default}]".strip().replace("%", "%%"),
+            **options,
+        )
+
+
+def config_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given: in the file of --config, then on the command line."""
+    values = {} if args.config is None else _read_toml(args.config)
+    for field in dataclasses.fields(Config):
+        value = getattr(args, _PREFIX + field.name)
+        if value is not None:
+            values[field.name] = value
+    return values
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        Config.from_toml(text)  # names and values, so that messages can tell the file
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read config {path}: {reason}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return tomllib.loads(text)
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+_CONVERTERS: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "float | str": _number_or_word,
+}
+_METAVARS = {"int": "N", "float": "X", "str": "NAME", "float | str": "auto|X"}
+
+
+def _descriptions() -> dict[str, tuple[str, str]]:
+    """Return (type, text) of each field from the docstring of `Config`."""
+    lines = inspect.cleandoc(Config.__doc__ or "").splitlines()
+    result: dict[str, tuple[str, str]] = {}
+    name = ""
+    for line in lines:
+        head = re.fullmatch(r"(\w+) : (.+)", line)
+        if head:
+            name = head[1]
+            result[name] = (head[2], "")
+        elif name and line.startswith("    "):
+            kind, text = result[name]
+            result[name] = (kind, f"{text} {line.strip()}".strip())
+        else:
+            name = ""
+    return result
