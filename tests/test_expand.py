@@ -29,9 +29,10 @@ def unpacked(panels, n):
 def packed(tomograms):
     """Panels [P, T, LANES] of tomograms [R, T]; lanes past the last are 0."""
     n, n_rows = tomograms.shape
-    lanes = np.zeros((-(-n // LANES) * LANES, n_rows), np.float32)
+    n_panels = -(-n // LANES)
+    lanes = np.zeros((n_panels * LANES, n_rows), np.float32)
     lanes[:n] = tomograms
-    return np.ascontiguousarray(lanes.reshape(-1, LANES, n_rows).transpose(0, 2, 1))
+    return np.ascontiguousarray(lanes.reshape(n_panels, LANES, n_rows).transpose(0, 2, 1))
 
 
 def tile(size, n, n_rows, *, reach=0.7, seed=0):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from test_expand import CPU
 
 from spicore import _core
-from spicore.emc.kernels import Photons, sort_photons
+from spicore.emc.kernels import sort_photons
 from spicore.errors import InputError
 
 pytestmark = [
@@ -39,7 +41,7 @@ def rows(n_pixels, seed=0, ignored=0.2, merged=0.2):
 def expected(offset, pixel, count, row_of, n_orient):
     """The same with NumPy: (row, count) of each frame, sorted, and how many of them orient."""
     frames = []
-    for a, b in zip(offset[:-1], offset[1:], strict=True):
+    for a, b in itertools.pairwise(offset):
         row = row_of[pixel[a:b]]
         kept = row >= 0
         pairs = sorted(zip(row[kept].tolist(), count[a:b][kept].tolist(), strict=True))
@@ -143,10 +145,6 @@ def test_to_dense():
     assert dense.dtype == np.float32
     np.testing.assert_array_equal(dense, want)
     np.testing.assert_array_equal(photons.to_dense(n_orient), want[:, :n_orient])
-
-
-def test_result_is_named():
-    assert Photons._fields == ("begin", "orient_end", "row", "count")
 
 
 # --- errors

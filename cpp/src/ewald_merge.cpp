@@ -28,12 +28,19 @@ struct Bound {
   Bound() = default;
   Bound(const Input &in, std::int64_t first, int n) {
     const float *qx = in.q + first, *qy = qx + in.n_pixels, *qz = qy + in.n_pixels;
+    // A pixel beyond every volume (NaN too) touches no plane; it must not spoil the sphere.
+    const auto far = [](float a) { return !(std::abs(a) < 1e4f); };
+    const auto ignored = [&](int i) { return far(qx[i]) || far(qy[i]) || far(qz[i]); };
     for (int i = 0; i < n; ++i) {
+      if (ignored(i))
+        continue;
       x += qx[i] / n;
       y += qy[i] / n;
       z += qz[i] / n;
     }
     for (int i = 0; i < n; ++i) {
+      if (ignored(i))
+        continue;
       const float dx = qx[i] - x, dy = qy[i] - y, dz = qz[i] - z;
       const float r = std::sqrt(dx * dx + dy * dy + dz * dz);
       radius = r > radius ? r : radius;

@@ -31,15 +31,15 @@ class Config:
     num_div : int
         Refinement n of the 600-cell grid, 10(5n^3 + n) rotations about 73.5/n degrees apart.
     multiresolution : bool
-        Start with half of `num_div` and the radius that holds 85 % of the photons, and
-        grow both when the orientations have settled (mutual information > ln(R) / 2).
+        Start with half of `num_div` (at least 4) and the radius that holds 95 % of the photons,
+        and grow both when the orientations have settled (mutual information > ln(R) / 2).
     beta : "auto" or float
         Inverse temperature at the start. "auto": 0.6 exp(-6.5 (N 1e-5)^0.15), N photons
         per frame, two to four times the critical temperature of the frames.
     beta_jump : float
         Factor by which beta rises, up to 1.
     beta_period : int
-        Iterations between rises; 0: rise when the model changes by less than 2 %, at the
+        Iterations between rises; 0: rise when the model changes by less than 1 %, at the
         latest after 12 iterations.
     fluence : bool
         Fit a fluence per frame.
