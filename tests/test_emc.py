@@ -5,16 +5,20 @@ All frames are simulated: 24 to 40 pixels an edge, tens to hundreds of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
+import h5py
 import numpy as np
 import pytest
 
-from spicore import Detector, Frames, InputError, metrics, orientations, reference, simulate
+from spicore import Detector, Frames, metrics, orientations, reference, simulate
 from spicore.emc import Config, Result, reconstruct
-from spicore.emc.engine import FrameState, Grid, PixelEngine, Settings
+from spicore.emc.engine import DENSE_ABOVE, FrameState, Grid, PixelEngine, Settings
 from spicore.emc.layout import PixelLayout
 from spicore.emc.model import Model
+from spicore.emc.reconstruct import refinement_grid
+from spicore.errors import InputError
 
 CUT = 14.0  # posterior terms this many nats below the largest are dropped
 KEPT = 0.05  # in refinement, terms below this share of the largest are not merged
@@ -113,7 +117,7 @@ class Specification:
         p = tempered(ll, beta, log_prior)
         terms, signal = self.signal(state, w, p)
         fluence, scale = self.fluences(state, w, p, signal)
-        terms, exposures = self.merged(state, terms, fluence, p)
+        terms, exposures = self.merged(state, w, terms, signal, fluence, p)
         n, size = len(self.quats), state.volumes.shape[1]
         volumes, weight = np.empty_like(state.volumes), np.empty_like(state.volumes)
         for mode in range(len(volumes)):
@@ -155,7 +159,7 @@ class Specification:
             if self.background is not None:
                 p_fluence = p
             fitted = one.fluences(frame, w, p_fluence, signal)
-            terms, exposures = one.merged(frame, terms, fitted[0], p)
+            terms, exposures = one.merged(frame, w, terms, signal, fitted[0], p)
             fluence[d], scale[d] = fitted[0][0], fitted[1][0]
             sums[mode] += one.scatter(terms, exposures, one.quats, size)
         volumes = np.array([self.intensity(*pair) for pair in sums])
@@ -188,13 +192,19 @@ class Specification:
             fluence = signal / (p @ w.sum(axis=1))
         return np.maximum(fluence, 1e-6), scale
 
-    def merged(self, state, terms, fluence, p):
-        """Photons [C, T] and exposures [C] to scatter, with the new fluence.
+    def merged(self, state, w, terms, signal, fluence, p):
+        """Photons [C, T] and exposures [C] to scatter.
 
-        With a background both fluence and intensity follow from the old ones. Real values merge
-        by least squares: photons e fluence over e^2 fluence^2.
+        Without a background the new fluences count. With one, they follow from the same step, so
+        the old ones count, scaled to expect as many photons as are signal: without that the
+        model's scale would swing about its value. Real values merge by least squares: photons
+        e fluence over e^2 fluence^2.
         """
-        fluence = fluence if self.background is None else state.fluence
+        if self.background is not None:
+            fluence = state.fluence
+            if self.config.fluence:
+                expected = fluence @ (p @ w[:, self.orient].sum(axis=1))
+                fluence = fluence * (signal.sum() / expected)
         if self.gaussian:
             return (p.T @ (self.counts * fluence[:, None])) * self.exposure, p.T @ fluence**2
         return terms, p.T @ fluence
@@ -250,43 +260,83 @@ def tempered(ll, beta, log_prior):
 @pytest.fixture(scope="module")
 def detector():
     """24 pixels an edge; corners merge only, the innermost pixels are behind a beam stop."""
-    return Detector.square(24, pixel_size=0.1 / 24, distance=0.2, stop_radius=2.5)
+    return Detector.square(24, pixel_size=0.1 / 24, distance=0.1, stop_radius=2.5)
 
 
 @pytest.fixture(scope="module")
 def volume(detector):
-    return simulate.intensity(simulate.particle(3, diameter=8), detector.size)
+    return simulate.intensity(simulate.particle(3, diameter=6), detector.size)
 
 
-def start_model(volume, seed=0):
+@pytest.fixture(scope="module")
+def frames(detector, volume):
+    return simulate.frames(volume, detector, 90, 300, seed=1, fluence_spread=0.1)[0]
+
+
+def near(volume, seed=0):
     """The truth times smooth random numbers: nearer than a random start, yet undecided."""
-    rng = np.random.default_rng(seed)
-    noise = np.kron(rng.uniform(0.3, 1.7, (10, 10, 10)), np.ones((4, 4, 4)))
     n = len(volume)
-    return (volume * noise[:n, :n, :n]).astype(np.float32)
-
-
-def two_iterations(frames, detector, config, tmp_path, **options):
-    """The results after the first iteration and after the second."""
-    path, results = tmp_path / "result.h5", []
-    reconstruct(
-        frames, detector, config, out=path, threads=2,
-        on_iteration=lambda _: results.append(Result.load(path)), **options,
-    )  # fmt: skip
-    return results
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
+    noise = np.random.default_rng(seed).uniform(0.3, 1.7, (-(-n // 4),) * 3)
+    return (volume * np.kron(noise, np.ones((4, 4, 4)))[:n, :n, :n]).astype(np.float32)
 
 
 def small(**options):
-    """Two iterations at constant beta on one grid."""
+    """On one grid at constant beta."""
     fixed = {"iterations": 2, "beta": 0.3, "beta_jump": 1.0, "tolerance": 0.0, "num_div": 2,
              "multiresolution": False, "half_sets": False, "refine": 0}  # fmt: skip
     return Config(**fixed | options)
 
 
+def whole(**options):
+    """Every kind of iteration in a second: 3 on the grid as beta rises, 2 of refinement, halves."""
+    fixed = {"iterations": 20, "beta": 0.4, "beta_jump": 2.0, "beta_period": 1, "tolerance": 1.0,
+             "num_div": 2, "refine": 2}  # fmt: skip
+    return Config(**fixed | options)
+
+
+def run(frames, detector, config, out=None, **options):
+    """The result, and the results after each iteration if `out` is given."""
+    results = []
+
+    def keep(_):
+        results.append(Result.load(out))
+
+    options = {"threads": 2} | options
+    result = reconstruct(
+        frames, detector, config, out=out, on_iteration=keep if out else None, **options
+    )
+    return result, results
+
+
+def arrays(result):
+    """Every array of a result by name."""
+    names = ("intensity", "weight", "orientation", "mode", "fluence", "background_scale",
+             "log_likelihood", "mutual_information", "patterns")  # fmt: skip
+    found = {name: getattr(result, name) for name in names}
+    for group in ("history", "half_sets"):
+        found |= {f"{group}/{name}": x for name, x in getattr(result, group).items()}
+    found.pop("history/seconds", None)
+    return found
+
+
+def assert_same(a, b):
+    """Bit for bit, but for the time taken."""
+    a, b = arrays(a), arrays(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.asarray(a[name]).tobytes() == np.asarray(b[name]).tobytes(), name
+
+
+def relative(a, b):
+    """L2 distance where both are known."""
+    assert np.array_equal(np.isnan(a), np.isnan(b))
+    known = ~np.isnan(b)
+    return np.linalg.norm((a - b)[known]) / max(np.linalg.norm(b[known]), 1e-30)
+
+
+# --- an iteration against the specification
+
+SWINGS = "with a background and fluences the model's scale swings: it merges with old fluences"
 CASES = {
     "fluence": {},
     "no fluence": {"fluence": False},
@@ -297,21 +347,30 @@ CASES = {
     "gaussian, no fluence": {"gaussian": True, "gaussian_sigma": 1.5, "fluence": False},
     "two modes": {"n_modes": 2},
     "a fixed pattern": {"n_nonrotating": 1},
-    "two modes, two fixed patterns, background": {
-        "n_modes": 2, "n_nonrotating": 2, "photons": 150, "background": True, "frames": 40,
+    "a fixed pattern, gaussian": {"n_nonrotating": 1, "gaussian": True, "gaussian_sigma": 1.5},
+    "modes, patterns, background": {
+        "n_modes": 2, "n_nonrotating": 2, "photons": 150, "background": True, "fluence": False,
     },
     "D2": {"symmetry": "D2", "num_div": 3},
     "dense": {"photons": 1500, "beta": 0.1},
-    "blocks of 80 frames": {"num_div": 4, "radius": 7.0, "block_memory_mb": 1},
+    "blocks of 80 frames": {
+        "photons": 50, "beta": 0.5, "num_div": 4, "radius": 7.0, "block_memory_mb": 1,
+    },
 }  # fmt: skip
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
-def case(request, detector, volume, tmp_path):
-    """(specification, frames, options of `reconstruct`, results after iterations 1 and 2)."""
-    options = dict(request.param)
-    photons, n_frames = options.pop("photons", 200), options.pop("frames", 150)
-    gaussian = options.pop("gaussian", False)
+def marked(cases):
+    swings = pytest.mark.xfail(strict=True, reason=SWINGS)
+    return [
+        pytest.param(options, id=name, marks=[swings] if name == "background" else [])
+        for name, options in cases.items()
+    ]
+
+
+def experiment(options, detector, volume, n_frames=150, **more):
+    """Frames, config and specification of a case, and the arguments for `reconstruct`."""
+    options = options | more
+    photons, gaussian = options.pop("photons", 200), options.pop("gaussian", False)
     noise = None
     if options.pop("background", False):
         noise = np.random.default_rng(0).uniform(0.02, 0.3, detector.n_pixels)
@@ -323,26 +382,622 @@ def case(request, detector, volume, tmp_path):
         frames = Frames.from_dense(values + np.random.default_rng(1).normal(0, 1, values.shape))
         values = frames.dense(0, n_frames)
     config = small(**options)
-    start = np.stack([start_model(volume, m) for m in range(config.n_modes)])
-    arguments = {"start_model": start, "background": noise}
-    results = two_iterations(frames, detector, config, tmp_path, **arguments)
+    start = np.stack([near(volume, mode) for mode in range(config.n_modes)])
     specification = Specification(values, detector, config, noise, gaussian)
-    return specification, frames, start, results
+    return frames, specification, {"start_model": start, "background": noise}
 
 
-def test_an_iteration_is_the_specification(case):
-    spec, frames, start, (before, after) = case
-    want, p, expected = spec.iterate(State.of(before), spec.config.beta)
-    got = State.of(after)
+def assert_state(got, want):
+    """float32 against float64.
+
+    Log-likelihoods are good to 1e-3 (test_maximize), so probabilities to some 1e-3, and sums
+    over frames and orientations, whose errors have either sign, to much less. Measured: 6e-7;
+    1.1e-5 for real values at beta = 1.
+    """
     for name in ("volumes", "patterns", "fluence", "background_scale"):
-        a, b = getattr(got, name), getattr(want, name)
-        a,b=a[~np.isnan(a)], b[~np.isnan(b)]
-        print(f"{name:20s}", relative(a, b) if a.size else None, abs(a/b-1).max() if a.size else 0)
-    w=after.weight.reshape(want.volumes.shape)
-    print("weight", relative(w, expected["weight"]))
+        assert relative(getattr(got, name), getattr(want, name)) < 3e-5, name
+    above = want.volumes > 1e-3 * want.volumes.max()
+    assert np.abs(got.volumes / np.where(above, want.volumes, np.inf) - above).max() < 1e-3
+
+
+def assert_reports(result, expected, modes, quats):
+    weight = result.weight.reshape(expected["weight"].shape)
+    assert relative(weight, expected["weight"]) < 1e-5
+    assert np.abs(result.log_likelihood - expected["log_likelihood"]).max() < 1e-3
+    assert np.abs(result.mutual_information - expected["mutual_information"]).max() < 1e-3
+    np.testing.assert_array_equal(result.mode, modes)
+    rotating = ~np.isnan(quats[:, 0])
+    np.testing.assert_array_equal(np.isnan(result.orientation[:, 0]), ~rotating)
+    assert orientations.angle(result.orientation[rotating], quats[rotating]).max() < 0.1
+
+
+@pytest.mark.parametrize("options", marked(CASES))
+def test_an_iteration_is_the_specification(options, detector, volume, tmp_path):
+    """The second, from whatever the first has left: fluences, scales and patterns differ."""
+    frames, spec, arguments = experiment(options, detector, volume)
+    blocks = set()
+    _, (before, after) = run(
+        frames, detector, spec.config, tmp_path / "result.h5", **arguments,
+        on_progress=lambda stage, done: blocks.add(done),
+    )  # fmt: skip
+    want, p, expected = spec.iterate(State.of(before), spec.config.beta)
+    assert_state(State.of(after), want)
+
+    n, best = len(spec.quats), p.argmax(axis=1)
+    rotating = best < spec.config.n_modes * n
+    modes = np.where(rotating, best // n, best - spec.config.n_modes * (n - 1))
+    quats = np.where(rotating[:, None], spec.quats[best % n], np.nan)
+    assert_reports(after, expected, modes, quats)
+
+    if options.get("block_memory_mb"):
+        assert blocks == {0.0, 80 / 150}
+    if not spec.gaussian and spec.background is None:
+        assert ((spec.counts > 0).mean() > DENSE_ABOVE) == (options.get("photons") == 1500)
+
+    # The control: the specification at 1 % more beta, or of frames in another order of pixels.
+    other, *_ = spec.iterate(State.of(before), 1.01 * spec.config.beta)
+    assert relative(State.of(after).volumes, other.volumes) > 1e-4
+    spec.counts = spec.counts[:, np.random.default_rng(0).permutation(spec.counts.shape[1])]
+    other, *_ = spec.iterate(State.of(before), spec.config.beta)
+    assert relative(State.of(after).volumes, other.volumes) > 1e-2
+
+
+@pytest.mark.parametrize("fluence", [False, True])
+def test_the_first_iteration_starts_from_the_given_model_and_fluence(
+    fluence, detector, volume, tmp_path
+):
+    """The model made centrosymmetric and scaled to the photons, the fluences to a mean of 1."""
+    frames, spec, _ = experiment({"fluence": fluence, "iterations": 1}, detector, volume)
+    start, phi = near(volume), np.random.default_rng(0).uniform(1, 5, 150)
+    result, _ = run(frames, detector, spec.config, start_model=start, start_fluence=phi)
+    start = (0.5 * (start + start[::-1, ::-1, ::-1])).astype(float)[None]
+    state = State(start, np.empty((0, detector.n_pixels)), phi / phi.mean(), np.ones(150))
+    total = spec.tomograms(state)[0][:, spec.orient].sum(axis=1) @ spec.weights
+    state.volumes *= spec.counts[:, spec.orient].sum(axis=1).mean() / total
+    want, *_ = spec.iterate(state, 0.3)
+    assert_state(State.of(result), want)
+    if not fluence:
+        np.testing.assert_allclose(result.fluence, phi / phi.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("symmetry", ["D2", "I"])
+def test_the_model_has_its_symmetry(symmetry, detector, volume):
+    """D2 and the half turns of I map the grid onto itself, so exactly but for rounding."""
+    config = small(symmetry=symmetry, iterations=3)
+    frames, *_ = experiment({}, detector, volume)
+    intensity = run(frames, detector, config, start_model=near(volume))[0].intensity
+    tolerance = 1e-4 * intensity.max()
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        np.testing.assert_allclose(np.flip(intensity, axes), intensity, atol=tolerance)
+    plain = run(frames, detector, small(iterations=3), start_model=near(volume))[0].intensity
+    assert np.abs(np.flip(plain, (0, 1)) - plain).max() > 100 * tolerance
+
+
+# --- refinement
+
+
+REFINED = {
+    "fluence": {},
+    "no fluence": {"fluence": False},
+    "background": {"photons": 150, "background": True},
+    "background, no fluence": {"photons": 150, "background": True, "fluence": False},
+    "gaussian": {"gaussian": True, "gaussian_sigma": 1.5},
+    "two modes": {"n_modes": 2},
+    "D2": {"symmetry": "D2"},
+}
+
+
+@pytest.mark.parametrize("options", marked(REFINED))
+def test_refinement_is_the_specification(options, detector, volume, tmp_path):
+    frames, spec, arguments = experiment(
+        options, detector, volume, 10 if "symmetry" in options else 30,
+        iterations=3, refine=2, beta=1.0, beta_period=1, tolerance=1.0,
+    )  # fmt: skip
+    _, results = run(frames, detector, spec.config, tmp_path / "result.h5", **arguments)
+    for done, (before, after) in enumerate(itertools.pairwise(results)):
+        local = refinement_grid(2, done)
+        assert after.history["n_orientations"][-1] == len(local)
+        want, expected = spec.refine(State.of(before), before, local)
+        assert_state(State.of(after), want)
+        assert_reports(after, expected, before.mode, expected["orientation"])
+
+
+def test_refinement_leaves_fixed_patterns_and_their_frames_alone(detector, volume, tmp_path):
+    frames, spec, arguments = experiment(
+        {}, detector, volume, 40, n_nonrotating=1, iterations=3, refine=2, beta=1.0, beta_period=1,
+        tolerance=1.0, fluence=False,
+    )  # fmt: skip
+    _, (before, _, after) = run(
+        frames, detector, spec.config, tmp_path / "result.h5", **arguments
+    )
+    fixed = before.mode == 1
+    assert 0 < fixed.sum() < 40
+    np.testing.assert_array_equal(after.mode, before.mode)
+    np.testing.assert_array_equal(after.patterns, before.patterns)
+    np.testing.assert_array_equal(np.isnan(after.orientation[:, 0]), fixed)
     for name in ("log_likelihood", "mutual_information"):
-        print(f"{name:20s}", np.abs(getattr(after, name) - expected[name]).max(), np.abs(expected[name]).max())
-    n=len(spec.quats); M=len(start); best=p.argmax(1)
-    mode=np.where(best<M*n,best//n,best-M*n+M); print("mode",(mode==after.mode).mean(), np.bincount(after.mode))
-    rot=best<M*n
-    dots=abs((spec.quats[best[rot]%n]*after.orientation[rot]).sum(1)); print("best", (dots>1-1e-5).mean(), 'entropy', -(p*np.log(np.maximum(p,1e-300))).sum(1).mean())
+        same = getattr(after, name) == getattr(before, name)
+        np.testing.assert_array_equal(same, fixed)
+
+
+# --- the likelihood never decreases
+
+
+def exact_experiment(kind, seed=3):
+    """Frames whose pixels fall on voxels at all orientations searched, so EM is exact.
+
+    Pixels are the integer points of a flat plane, orientations the 24 of a cube; then nothing
+    is interpolated, and the maximisation step is the true maximum.
+    """
+    axis = np.arange(-4, 5)
+    x, y = (c.ravel() for c in np.meshgrid(axis, axis, indexing="ij"))
+    rng = np.random.default_rng(seed)
+    detector = Detector(
+        np.stack([x, y, 0 * x], axis=1), rng.uniform(0.5, 1.5, 81),
+        np.where((x == 0) & (y == 0), 2, 0), 100.0, 100.0,
+    )  # fmt: skip
+    volume = rng.gamma(0.7, 1.0, (detector.size,) * 3)
+    volume += volume[::-1, ::-1, ::-1]
+    quats = orientations.point_group("O")
+    slices = reference.ewald_slice(volume, quats, detector.q_voxels) * detector.correction
+    slices[:, detector.mask == 2] = 0
+    fluence = rng.gamma(4.0, 0.25, 60)[:, None] if "fluence" in kind else np.ones((60, 1))
+    noise = rng.uniform(0.1, 0.6, 81) if "background" in kind else None
+    if "weak" in kind:
+        noise *= 0.05
+    mean = fluence * (60 / slices.sum(axis=1).mean() * slices)[rng.integers(0, 24, 60)]
+    gaussian = kind.startswith("gaussian")
+    counts = rng.poisson(mean if noise is None else mean + noise)
+    frames = Frames.from_dense(rng.normal(mean, 0.5) if gaussian else counts)
+    config = small(prior=0.0, gaussian_sigma=0.5, fluence="fluence" in kind)
+    spec = Specification(frames.dense(0, 60), detector, config, noise, gaussian)
+    spec.quats, spec.weights = quats, np.full(24, 1 / 24)
+    shape = (2 if "modes" in kind else 1, *volume.shape)
+    start = rng.uniform(0.2, 1.8, shape) * (2.0 if "scale" in kind else 1.0)
+    start += start[:, ::-1, ::-1, ::-1]
+    return frames, spec, start * 30 / 81
+
+
+def evidences(kind, n=25, dragonfly=False):
+    """Total log-likelihood before each of n iterations of the engine, in float64."""
+    frames, spec, start = exact_experiment(kind)
+    layout = PixelLayout(spec.detector)
+    settings = Settings(
+        fluence=spec.config.fluence, dragonfly=dragonfly, prior=0.0, gaussian_sigma=0.5,
+        block_bytes=1 << 26, threads=1, symmetry=spec.group, background=spec.background,
+    )  # fmt: skip
+    engine = PixelEngine(frames, layout, settings)
+    pattern = np.full((1 if "pattern" in kind else 0, layout.n_rows), 60 / 81, np.float32)
+    model, state = Model(start.astype(np.float32), pattern), FrameState.start(60)
+    grid, values = Grid(spec.quats, spec.weights), []
+    for _ in range(n):
+        patterns = np.zeros((len(pattern), 81))
+        patterns[:, layout.pixel] = model.patterns
+        now = model.volumes, patterns, state.fluence, state.background_scale
+        values.append(spec.evidence(State(*(x.astype(np.float64) for x in now))))
+        model, _ = engine.iterate(model, grid, state, np.ones(60, np.float32), np.ones(100))
+    return np.array(values)
+
+
+KINDS = ["counts", "counts, modes", "counts, pattern", "background", "background, modes",
+         "gaussian", "gaussian, modes", "counts, fluence", "gaussian, fluence",
+         "counts, fluence, modes, pattern"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *KINDS,
+        pytest.param(
+            "weak background, fluence, scale", marks=pytest.mark.xfail(strict=True, reason=SWINGS)
+        ),
+    ],
+)
+def test_the_likelihood_never_decreases(kind):
+    """EM, and its conditional form with fluences (Meng & Rubin, Biometrika 80, 267, 1993).
+
+    The exception: terms cut from the posterior, at most 24 e^-14 a frame and column, loosen
+    the bound that EM raises by 60 x 24 e^-14 = 1.2e-3 nats for one mode.
+    """
+    steps = np.diff(evidences(kind))
+    assert steps.min() >= -3e-3
+    assert steps.sum() > 500
+
+
+def test_control_equal_weights_lower_the_likelihood():
+    """Dragonfly's merge is no maximum-likelihood step, and the test above tells."""
+    assert np.diff(evidences("counts, fluence", dragonfly=True)).min() < -1.0
+
+
+def test_the_likelihood_rises_with_interpolation(detector, volume, tmp_path):
+    """Between voxels the merge is EM's only nearly; measured, the likelihood still rises."""
+    frames, spec, arguments = experiment(
+        {"fluence": False, "prior": 0.0, "beta": 1.0, "iterations": 6}, detector, volume
+    )
+    _, results = run(frames, detector, spec.config, tmp_path / "result.h5", **arguments)
+    values = np.array([spec.evidence(State.of(result)) for result in results])
+    assert (np.diff(values) > 0).all()
+
+
+# --- what must hold of a whole run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"n_modes": 2, "n_nonrotating": 1}, {"background": True}, {"gaussian": True}],
+    ids=["plain", "modes and patterns", "background", "gaussian"],
+)
+def test_threads_do_not_change_a_bit(options, detector, volume):
+    frames, spec, arguments = experiment(dict(options), detector, volume, 60)
+    arguments["start_model"] = None
+    config = whole(n_modes=spec.config.n_modes, n_nonrotating=spec.config.n_nonrotating)
+    one, two, three = (
+        run(frames, detector, config, threads=n, **arguments)[0] for n in (1, 2, 3)
+    )
+    assert one.half_sets
+    assert_same(one, two)
+    assert_same(one, three)
+
+
+def test_a_seed_reproduces_and_another_does_not(frames, detector):
+    first, again, other = (
+        run(frames, detector, whole(half_sets=False, seed=seed))[0] for seed in (5, 5, 6)
+    )
+    assert_same(first, again)
+    assert relative(other.intensity, first.intensity) > 0.01
+
+
+def test_frames_on_disk_are_frames_in_memory(frames, detector, tmp_path):
+    frames.save_emc(tmp_path / "frames.emc")
+    frames.save_h5(tmp_path / "frames.h5")
+    config = whole(half_sets=False)
+    want, _ = run(frames, detector, config)
+    for name in ("frames.emc", "frames.h5"):
+        assert_same(run(Frames.open(tmp_path / name), detector, config)[0], want)
+
+
+def test_the_background_of_the_detector_is_used(frames, detector):
+    noise = np.random.default_rng(0).uniform(0.0, 0.2, detector.n_pixels)
+    config = whole(half_sets=False)
+    want, _ = run(frames, detector, config, background=noise)
+    with_noise = replace(detector, background=noise)
+    assert_same(run(frames, with_noise, config)[0], want)
+    assert relative(run(frames, detector, config)[0].intensity, want.intensity) > 1e-3
+
+
+def test_frames_without_photons_do_no_harm(frames, detector):
+    values = frames.dense(0, 90).astype(np.uint16)
+    values[::9] = 0
+    for background in (None, np.full(detector.n_pixels, 0.05)):
+        result, _ = run(Frames.from_dense(values), detector, whole(), background=background)
+        for name, x in arrays(result).items():
+            assert np.isfinite(x).all() or name == "half_sets/shell_cc", name
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_few_frames(n, frames, detector):
+    result, _ = run(frames[:n], detector, whole())
+    assert np.isfinite(result.intensity).all()
+    assert bool(result.half_sets) == (n >= 4)
+
+
+def test_modes_and_patterns_have_their_shapes(frames, detector):
+    result, _ = run(frames, detector, whole(n_modes=2, n_nonrotating=3, half_sets=False))
+    n = detector.size
+    assert result.intensity.shape == result.weight.shape == (2, n, n, n)
+    assert result.patterns.shape == (3, detector.n_pixels)
+    np.testing.assert_array_equal(np.isnan(result.patterns[0]), detector.mask == 2)
+    assert set(result.mode) <= {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(np.isnan(result.orientation[:, 0]), result.mode >= 2)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError,
+    reason="patterns keep the rows of all radii when the coarse stage has fewer",
+)  # fmt: skip
+def test_patterns_with_growing_resolution(frames, detector):
+    config = whole(num_div=5, multiresolution=True, n_nonrotating=1, half_sets=False, refine=0)
+    result, _ = run(frames, detector, config)
+    np.testing.assert_array_equal(np.isnan(result.patterns[0]), detector.mask == 2)
+
+
+# --- voxels that nobody saw
+
+
+def test_unobserved_voxels_are_never_zero(frames, detector):
+    result, _ = run(frames, detector, whole(half_sets=False))
+    unseen = result.weight == 0
+    assert 0.1 < unseen.mean() < 0.9
+    assert unseen[0, 0, 0]
+    assert (result.intensity > 0).all()
+    # They hold the radial mean of the frames, of the same size as their neighbours.
+    assert result.intensity[unseen].max() < result.intensity[~unseen].max()
+    without, _ = run(frames, detector, whole(half_sets=False, prior=0.0))
+    np.testing.assert_array_equal(without.intensity[without.weight == 0], 0)
+
+
+def test_a_strong_prior_is_the_radial_mean(frames, detector):
+    result, _ = run(frames, detector, small(prior=1e6))
+    index = np.rint(np.linalg.norm(np.indices(result.intensity.shape) - detector.size // 2, axis=0))
+    for radius in (3, 6, 9):
+        shell = result.intensity[index == radius]
+        assert np.ptp(shell) < 1e-3 * shell.mean()
+
+
+# --- which frames
+
+
+def test_selection_and_blacklist(frames, detector):
+    """Even and odd are counted over the frames that the blacklist leaves."""
+    blacklist = np.zeros(90, bool)
+    blacklist[[0, 7, 8, 41]] = True
+    kept = np.flatnonzero(~blacklist)
+    for selection, used in (("all", kept), ("even", kept[::2]), ("odd", kept[1::2])):
+        config = whole(selection=selection, half_sets=False)
+        result, _ = run(frames, detector, config, blacklist=blacklist)
+        alone, _ = run(frames[used], detector, whole(half_sets=False))
+        np.testing.assert_array_equal(result.intensity, alone.intensity)
+        left_out = np.setdiff1d(np.arange(90), used)
+        for name in ("orientation", "fluence", "background_scale", "log_likelihood",
+                     "mutual_information", "mode"):  # fmt: skip
+            values = getattr(result, name)
+            np.testing.assert_array_equal(values[used], getattr(alone, name))
+            rest = values[left_out]
+            assert (rest == -1).all() if name == "mode" else np.isnan(rest).all()
+
+
+def test_a_blacklist_may_be_of_numbers(frames, detector):
+    mask = np.arange(90) % 5 == 0
+    want, _ = run(frames, detector, small(), blacklist=mask)
+    assert_same(run(frames, detector, small(), blacklist=mask.astype(np.uint8))[0], want)
+
+
+# --- what is reported and stored
+
+
+def test_history_and_callbacks_are_complete(frames, detector, tmp_path):
+    seen, progress = [], []
+    result = reconstruct(
+        frames, detector, whole(), out=tmp_path / "new" / "result.h5", threads=2,
+        on_iteration=seen.append, on_progress=lambda *x: progress.append(x),
+    )  # fmt: skip
+    main = [x for x in seen if x.stage in ("grid", "refine")]
+    n = len(main)
+    assert [x.stage for x in main] == ["grid"] * (n - 2) + ["refine"] * 2
+    assert set(result.history) == {"iteration", "beta", "change", "log_likelihood", "seconds",
+                                   "mutual_information", "n_orientations", "radius"}  # fmt: skip
+    for name, values in result.history.items():
+        np.testing.assert_array_equal(values, [getattr(x, name) for x in main])
+        assert np.isfinite(values).all()
+    np.testing.assert_array_equal(result.history["iteration"], np.arange(1, n + 1))
+    assert result.history["beta"][0] == pytest.approx(0.4)
+    assert result.history["beta"][-1] == 1.0
+    assert (np.diff(result.history["beta"]) >= 0).all()
+    assert (result.history["n_orientations"][:-2] == 420).all()
+    np.testing.assert_allclose(result.history["log_likelihood"][-1], result.log_likelihood.mean())
+    assert {x.stage for x in seen[n:]} == {"even", "odd"}
+    assert all(x.seconds > 0 and np.isfinite(x.change) for x in seen)
+    assert {stage for stage, _ in progress} >= {"orient", "merge", "refine"}
+    assert all(0 <= done < 1 for _, done in progress)
+    assert (tmp_path / "new" / "result.h5").exists()
+
+
+def test_half_sets(frames, detector):
+    result, _ = run(frames, detector, whole())
+    half = result.half_sets
+    n = detector.size
+    assert set(half) == {"even", "odd", "radius", "shell_cc", "start_radius"}
+    assert half["even"].shape == half["odd"].shape == (n, n, n)
+    np.testing.assert_array_equal(half["radius"], np.arange(n // 2 + 1))
+    want = metrics.shell_cc(half["even"], half["odd"])[1]
+    np.testing.assert_array_equal(half["shell_cc"], want)
+    assert relative(half["even"], half["odd"]) > 0.01
+    assert 0 < half["start_radius"] < detector.q_max
+    assert not run(frames, detector, whole(half_sets=False))[0].half_sets
+    assert not run(frames, detector, whole(selection="even"))[0].half_sets
+
+
+def test_half_sets_do_not_see_each_other(frames, detector):
+    """From one model and the same poses, other odd frames leave the even half as it was."""
+    values = frames.dense(0, 90).astype(np.uint16)
+    values[1::2] = np.roll(values[1::2], 3, axis=1)
+    config = whole(iterations=1, fluence=False)
+    both = [run(f, detector, config)[0].half_sets for f in (frames, Frames.from_dense(values))]
+    assert relative(both[0]["odd"], both[1]["odd"]) > 0.05
+    # Not bit for bit: the common start differs by the odd frames below the start radius.
+    assert relative(both[0]["even"], both[1]["even"]) < relative(both[0]["odd"], both[1]["odd"])
+
+
+def test_a_result_is_its_file(frames, detector, tmp_path):
+    path = tmp_path / "result.h5"
+    config = whole(n_modes=2, n_nonrotating=1)
+    result, _ = run(frames, detector, config, path)
+    loaded = Result.load(path)
+    assert_same(loaded, result)
+    assert Config.from_toml(loaded.config) == config
+    assert loaded.voxel_size == pytest.approx(detector.voxel_size)
+    assert not list(tmp_path.glob("*.tmp*"))
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == "spicore-emc"
+        assert {"intensity", "weight", "orientation", "fluence", "log_likelihood",
+                "mutual_information", "history"} <= set(file)  # fmt: skip
+        for name, dtype in (("intensity", "f4"), ("weight", "f4"), ("orientation", "f4"),
+                            ("fluence", "f4"), ("log_likelihood", "f8"),
+                            ("mutual_information", "f8")):  # fmt: skip
+            assert file[name].dtype == dtype
+        assert "spicore_version" in file.attrs
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"n_modes": 2, "n_nonrotating": 1, "background": True}, {"gaussian": True}],
+    ids=["plain", "modes, patterns, background", "gaussian"],
+)
+def test_a_resumed_run_is_one_never_stopped(stop, options, detector, volume, tmp_path):
+    """Stopped on the grid (1, 3), in refinement (5), and before the half sets (6)."""
+    frames, spec, arguments = experiment(dict(options), detector, volume, 50)
+    arguments.pop("start_model")
+    config = whole(
+        beta=0.15, n_modes=spec.config.n_modes, n_nonrotating=spec.config.n_nonrotating,
+        selection="odd" if options else "all",
+    )  # fmt: skip
+    path = tmp_path / "result.h5"
+    want, _ = run(frames, detector, config, **arguments)
+    assert len(want.history["iteration"]) == 6
+    assert (want.history["n_orientations"] == 420).sum() == 4
+
+    def interrupt(done):
+        if done.iteration == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        reconstruct(
+            frames, detector, config, out=path, threads=2, on_iteration=interrupt, **arguments
+        )
+    assert len(Result.load(path).history["iteration"]) == stop
+    got, _ = run(frames, detector, config, path, resume=True, **arguments)
+    assert_same(got, want)
+    assert_same(Result.load(path), want)
+
+
+def test_a_resumed_run_keeps_its_stage(frames, detector, tmp_path):
+    """Also in the coarse stage, whose radius and grid are its own, and after a change of it."""
+    config = whole(num_div=5, multiresolution=True, half_sets=False, refine=0)
+    path = tmp_path / "result.h5"
+    want, results = run(frames, detector, config, path)
+    sizes = want.history["n_orientations"]
+    assert list(np.unique(sizes)) == [3240, 6300]
+    assert want.history["radius"][0] > 0 == want.history["radius"][-1]
+    for stop in (1, int((sizes == 3240).sum()), len(sizes) - 1):
+        results[stop - 1].save(path)
+        got, _ = run(frames, detector, config, path, resume=True)
+        assert_same(got, want)
+
+
+def test_resume_after_the_end_changes_nothing(frames, detector, tmp_path):
+    path = tmp_path / "result.h5"
+    want, _ = run(frames, detector, whole(), path)
+    assert_same(run(frames, detector, whole(), path, resume=True)[0], want)
+
+
+# --- recovery
+
+
+def recovery(frames, truth, detector, volume, seed):
+    """Median pose error in degrees and mean shell correlation of a run from a random start."""
+    config = Config(num_div=4, half_sets=False, refine=2, fluence=False, seed=seed)
+    result, _ = run(frames, detector, config)
+    quats = result.orientation.astype(np.float64)
+    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
+    errors, _ = metrics.pose_error(quats, truth["quats"])
+    *_, cc = metrics.align_volumes(result.intensity, volume, radius=(3, 13))
+    return np.median(errors), cc
+
+
+@pytest.fixture(scope="module")
+def particle():
+    """400 frames of 1,000 photons of a particle without symmetry, 28 pixels an edge.
+
+    At 13 pixels the Ewald sphere falls back by 3 voxels, half a speckle: enough to tell
+    a half turn about the beam.
+    """
+    detector = Detector.square(28, pixel_size=0.1 / 28, distance=0.1)
+    volume = simulate.intensity(simulate.particle(3, diameter=6), detector.size)
+    frames, truth = simulate.frames(volume, detector, 400, 1000, seed=1)
+    return frames, truth, detector, volume
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_particle_is_recovered_from_a_random_start(particle, seed):
+    """Measured for three seeds: 10 to 11 degrees and 0.987 to 0.989."""
+    error, cc = recovery(*particle, seed)
+    assert error < 15
+    assert cc > 0.97
+
+
+def test_shuffled_pixels_recover_nothing(particle):
+    """The control: the same photons elsewhere. Measured: 126 degrees and 0.30."""
+    frames, *rest = particle
+    rng = np.random.default_rng(0)
+    values = np.array([rng.permutation(x) for x in frames.dense(0, 400).astype(np.uint16)])
+    error, cc = recovery(Frames.from_dense(values), *rest, seed=0)
+    assert error > 90
+    assert cc < 0.6
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_model": np.ones((5, 5, 5))}, r"start model must have shape \[1, 33, 33, 33\]"),
+        ({"start_model": np.ones((2, 33, 33, 33))}, r"start model must have shape \[1, 33, 33, 33"),
+        ({"start_model": np.full((33,) * 3, np.nan)}, "start model must be finite, got 35937 NaN"),
+        ({"start_model": -np.ones((33,) * 3)}, "start model must be non-negative and not all 0"),
+        ({"start_model": np.zeros((33,) * 3)}, "start model must be non-negative and not all 0"),
+        ({"start_fluence": np.ones(89)}, r"start_fluence must have shape \[90\], got \[89\]"),
+        ({"start_fluence": np.zeros(90)}, "start_fluence must be finite and positive"),
+        ({"start_fluence": np.full(90, np.nan)}, "start_fluence must be finite and positive"),
+        ({"background": np.ones(5)}, r"background must have shape \[576\], got \[5\]"),
+        ({"background": np.full(576, np.nan)}, "background must be finite and not negative"),
+        ({"background": np.full(576, -1.0)}, "background must be finite and not negative"),
+        ({"blacklist": np.zeros(89, bool)}, r"blacklist must have shape \[90\], got \[89\]"),
+        ({"blacklist": np.ones(90, bool)}, "blacklist and selection leave no frame"),
+        ({"threads": 0}, "threads must be between 1 and 4096, got 0"),
+        ({"resume": True}, "resume needs `out`"),
+    ],
+)
+def test_errors(options, message, frames, detector):
+    assert detector.size == 33
+    with pytest.raises(InputError, match=message):
+        reconstruct(frames, detector, small(), **options)
+
+
+def test_a_background_of_ignored_pixels_may_be_anything(frames, detector):
+    noise = np.where(detector.mask == 2, np.nan, 0.1)
+    assert np.isfinite(run(frames, detector, small(), background=noise)[0].intensity).all()
+
+
+def test_frames_of_another_detector(frames):
+    with pytest.raises(InputError, match="frames have 576 pixels but the detector has 400"):
+        reconstruct(frames, Detector.square(20), small())
+
+
+def test_a_radius_without_pixels(frames, detector):
+    message = "detector has no pixel that orients .* within radius 2 voxels"
+    with pytest.raises(InputError, match=message):
+        reconstruct(frames, detector, small(radius=2.0))
+
+
+def test_frames_without_any_photon(detector):
+    dark = Frames.from_dense(np.zeros((5, 576), np.uint16))
+    with pytest.raises(InputError, match="frames hold no photons in the pixels that orient"):
+        reconstruct(dark, detector, small())
+
+
+@pytest.mark.xfail(strict=True, reason="the background is left out, fluences collapse to 1e-6")
+def test_real_values_have_no_background(frames, detector):
+    values = Frames.from_dense(frames.dense(0, 90).astype(np.float64))
+    with pytest.raises(InputError, match="background"):
+        reconstruct(values, detector, small(), background=np.full(576, 0.1))
+
+
+def test_resume_errors(frames, detector, tmp_path):
+    path = tmp_path / "result.h5"
+    with pytest.raises(InputError, match=r"result\.h5: no such result file"):
+        run(frames, detector, small(), path, resume=True)
+    with h5py.File(path, "w") as file:
+        file["intensity"] = np.zeros(3)
+    with pytest.raises(InputError, match="must be a result of 'spicore emc', it is other HDF5"):
+        run(frames, detector, small(), path, resume=True)
+    run(frames, detector, small(), path)
+    with pytest.raises(InputError, match="the result to resume was made with another config"):
+        run(frames, detector, small(seed=1), path, resume=True)
+    with pytest.raises(InputError, match="the result to resume holds 90 frames, the input 80"):
+        run(frames[:80], detector, small(), path, resume=True)

@@ -97,7 +97,7 @@ class Config:
     gaussian_sigma: float = 1.0
     tolerance: float = 0.01
     seed: int = 0
-    block_memory_mb: int = 64
+    block_memory_mb: int = 128
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,9 @@ from ..ewald import symmetric_copies
 from ..frames import Frames
 from ..orientations import multiply
 from . import kernels
-from .kernels import Photons, Posterior
+from .kernels import LANES, Photons, Posterior
 from .layout import PixelLayout
-from .model import Accumulator, Model, at_radius, estimate, radius_index
+from .model import Accumulator, Model, estimate
 
 LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
 
@@ -115,6 +116,24 @@ class Block:
 Progress = Callable[[str, float], None]
 
 
+class Buffers:
+    """Scratch arrays that are kept from tile to tile: fresh memory costs a page fault per 4 kB."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return float32 of a shape, uninitialised; the same memory for the same name."""
+        n = int(np.prod(shape))
+        if name not in self._arrays or self._arrays[name].size < n:
+            self._arrays[name] = np.empty(n, np.float32)
+        return self._arrays[name][:n].reshape(shape)
+
+    def release(self) -> None:
+        """Give the memory back, before something else needs as much."""
+        self._arrays.clear()
+
+
 class PixelEngine:
     """One EMC iteration: expand, maximize and compress, in blocks of frames.
 
@@ -135,6 +154,7 @@ class PixelEngine:
     def __init__(self, frames: Frames, layout: PixelLayout, settings: Settings) -> None:
         self.frames, self.layout, self.settings = frames, layout, settings
         self.timer = Timer()
+        self.buffers = Buffers()
         self.gaussian = frames.kind == "dense"
         self.dense = self.gaussian or (
             settings.background is None and self._lit_fraction() > DENSE_ABOVE
@@ -204,6 +224,9 @@ class PixelEngine:
                     q,
                     self.layout.exposure[rows],
                     friedel=not self.settings.dragonfly,
+                    out=self.buffers(
+                        "panels", -(-(tile.stop - tile.start) // LANES), len(q[0]), LANES
+                    ),
                     threads=self.settings.threads,
                 )
                 mean += float(grid.weights[tile] @ total)
@@ -232,8 +255,7 @@ class PixelEngine:
         n_modes, n_patterns = len(model.volumes), len(model.patterns)
         n_rotations = len(grid.quats)
         n_columns = n_modes * n_rotations + n_patterns
-        index = radius_index(model.size)
-        log_reference = self._log_reference(model, index)
+        log_reference = self._log_reference(model)
         log_prior = self._log_prior(grid, n_modes, n_patterns)
         accumulators = [Accumulator(model.size) for _ in range(n_modes)]
         pattern_sums = np.zeros((2, n_patterns, self.layout.n_rows))
@@ -252,15 +274,14 @@ class PixelEngine:
             self._merge(
                 block, model, grid, state, probability, old_fluence, accumulators, pattern_sums
             )
+        self.buffers.release()
         with self.timer("update"):
-            return self._new_model(
-                accumulators, pattern_sums, prior_profile, index, state, model
-            )
+            return self._new_model(accumulators, pattern_sums, prior_profile, state, model)
 
-    def _log_reference(self, model: Model, index: NDArray[np.int16]) -> NDArray[np.float64]:
+    def _log_reference(self, model: Model) -> NDArray[np.float64]:
         """Log of the radial mean of the model on the rows that orient."""
         rows = slice(0, self.layout.n_orient)
-        radial = np.interp(self.layout.q_abs[rows], *_points(model.radial_mean(index)))
+        radial = np.interp(self.layout.q_abs[rows], *_points(model.radial_mean()))
         return np.log(np.maximum(radial * self.layout.exposure[rows], 1e-30))
 
     def _log_prior(self, grid: Grid, n_modes: int, n_patterns: int) -> NDArray[np.float32]:
@@ -288,10 +309,10 @@ class PixelEngine:
     ) -> tuple[NDArray[np.float32], Posterior]:
         """E-step of one block: probabilities [D, C] and what they say of each frame."""
         n_frames, n_rotations = block.stop - block.start, len(grid.quats)
-        ll = np.empty((n_frames, len(log_prior)), np.float32)
+        ll = self.buffers("ll", n_frames, len(log_prior))
         total = np.empty(len(log_prior))
         span = slice(block.start, block.stop)
-        scores = _Scores(self, block, state, log_reference, self.settings.threads)
+        scores = _Scores(self, block, state, log_reference, self.buffers, self.settings.threads)
         for mode, volume in enumerate(model.volumes):
             for tile in self._tiles(grid):
                 first = mode * n_rotations + tile.start
@@ -374,8 +395,16 @@ class PixelEngine:
         fluence = state.fluence[block.start : block.stop]
         if self.settings.dragonfly:
             fluence = old_fluence
-        threads = self.settings.threads
-        merger = _Merger(self, block, state, probability, fluence, old_fluence, threads)
+        merger = _Merger(
+            self,
+            block,
+            state,
+            probability,
+            fluence,
+            old_fluence,
+            self.buffers,
+            self.settings.threads,
+        )
         n_rotations = len(grid.quats)
         for mode, accumulator in enumerate(accumulators):
             for tile in self._tiles(grid):
@@ -398,8 +427,7 @@ class PixelEngine:
         The mode of each frame stays; fixed patterns and their frames stay as they are. Cost: K
         slices per frame. Returns as `iterate`.
         """
-        index = radius_index(model.size)
-        log_reference = self._log_reference(model, index)
+        log_reference = self._log_reference(model)
         accumulators = [Accumulator(model.size) for _ in model.volumes]
         padded = _padded(log_reference, self.layout.n_rows)
         with ThreadPoolExecutor(self.settings.threads) as pool:
@@ -411,7 +439,7 @@ class PixelEngine:
                     merged = [m for m in pool.map(work, batch) if m is not None]
                     work.merge(merged, accumulators)
         with self.timer("update"):
-            return self._new_model(accumulators, None, prior_profile, index, state, model)
+            return self._new_model(accumulators, None, prior_profile, state, model)
 
     def merge(
         self,
@@ -440,26 +468,24 @@ class PixelEngine:
         accumulators: list[Accumulator],
         pattern_sums: NDArray[np.float64] | None,
         prior_profile: NDArray[np.float64],
-        index: NDArray[np.int16],
         state: FrameState,
         old: Model,
     ) -> tuple[Model, NDArray[np.float32]]:
         """Divide photons by exposure; patterns stay where `pattern_sums` is None."""
         prior = 0.0 if self.settings.dragonfly else self.settings.prior
-        prior_mean = at_radius(prior_profile, index)
-        estimates = [estimate(a.half(), prior_mean, prior) for a in accumulators]
+        estimates = [estimate(a, prior_profile, prior) for a in accumulators]
         patterns = old.patterns
         if pattern_sums is not None:
             photons, exposure = pattern_sums
             row_mean = np.interp(self.layout.q_abs, *_points(prior_profile))
             new = (photons + prior * row_mean) / np.maximum(exposure + prior, 1e-30)
             patterns = new.astype(np.float32)
-        model = Model(np.stack([e[0] for e in estimates]), patterns.copy())
+        model = Model(_stacked([e[0] for e in estimates]), patterns.copy())
         if self.settings.fluence:
             mean = float(state.fluence.mean(dtype=np.float64))
             state.fluence /= np.float32(mean)
             model.scale(mean)
-        return model, np.stack([e[1] for e in estimates])
+        return model, _stacked([e[1] for e in estimates])
 
 
 def _prune_as_dragonfly(probability: NDArray[np.float32]) -> None:
@@ -467,6 +493,11 @@ def _prune_as_dragonfly(probability: NDArray[np.float32]) -> None:
         own = probability[:, thread::DRAGONFLY_THREADS]
         if own.size:
             own[own < own.max(axis=1, keepdims=True) * np.exp(-CUT)] = 0.0
+
+
+def _stacked(volumes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Stack volumes; one alone is not copied."""
+    return volumes[0][None] if len(volumes) == 1 else np.stack(volumes)
 
 
 def _points(profile: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -486,10 +517,11 @@ class _Scores:
         block: Block,
         state: FrameState,
         log_reference: NDArray[np.float64],
+        buffers: Buffers,
         threads: int,
     ) -> None:
         layout, settings = engine.layout, engine.settings
-        self.engine, self.threads = engine, threads
+        self.engine, self.buffers, self.threads = engine, buffers, threads
         self.centre = float(np.exp(log_reference).sum())
         rows = slice(0, layout.n_orient)
         self.q = np.ascontiguousarray(layout.q[:, rows])
@@ -512,6 +544,8 @@ class _Scores:
 
     def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
         reference = None if self.linear else self.reference
+        n_panels = -(-len(quats) // LANES)
+        out = self.buffers("panels", n_panels, len(self.exposure), LANES)
         return kernels.expand(
             volume,
             quats,
@@ -519,6 +553,7 @@ class _Scores:
             self.exposure,
             reference,
             friedel=not self.engine.settings.dragonfly,
+            out=out,
             threads=self.threads,
         )
 
@@ -528,10 +563,10 @@ class _Scores:
         sums = tomograms.sum(axis=1, dtype=np.float64)
         if not self.linear:
             tomograms = np.log(np.maximum(tomograms, 1e-36)) - self.reference
-        n_panels = -(-len(patterns) // kernels.LANES)
-        panels = np.zeros((n_panels, len(self.exposure), kernels.LANES), np.float32)
+        n_panels = -(-len(patterns) // LANES)
+        panels = np.zeros((n_panels, len(self.exposure), LANES), np.float32)
         for k, tomogram in enumerate(tomograms):
-            panels[k // kernels.LANES, :, k % kernels.LANES] = tomogram
+            panels[k // LANES, :, k % LANES] = tomogram
         return panels, sums
 
     def maximize(self, panels: NDArray, sums: NDArray, ll: NDArray, first: int) -> NDArray:
@@ -576,10 +611,11 @@ class _Merger:
         probability: NDArray[np.float32],
         fluence: NDArray[np.float32],
         old_fluence: NDArray[np.float32],
+        buffers: Buffers,
         threads: int,
     ) -> None:
         self.engine, self.block, self.state = engine, block, state
-        self.layout, self.threads = engine.layout, threads
+        self.layout, self.buffers, self.threads = engine.layout, buffers, threads
         self.probability, self.old_fluence = probability, old_fluence
         power = fluence**2 if engine.gaussian else fluence
         self.exposures = power @ probability  # [C]: sum_d P fluence
@@ -612,6 +648,8 @@ class _Merger:
                 self.layout.n_rows,
                 first,
                 background=background,
+                out=self.buffers("slices", n, self.layout.n_rows),
+                scratch=self.buffers("scratch", self.threads, self.layout.n_rows, LANES),
                 threads=self.threads,
             )
         if signal is not None:
@@ -620,9 +658,7 @@ class _Merger:
             slices *= self.layout.exposure
         return slices
 
-    def volume(
-        self, volume: NDArray, accumulator: Accumulator, quats: NDArray, first: int
-    ) -> None:
+    def volume(self, volume: NDArray, accumulator: Accumulator, quats: NDArray, first: int) -> None:
         """Merge one tile of orientations."""
         exposures = np.ascontiguousarray(self.exposures[first : first + len(quats)])
         if not exposures.any():
@@ -639,8 +675,14 @@ class _Merger:
 
     def tomograms(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
         """Linear tomograms on all rows, and their sums over the rows that orient."""
+        n_panels = -(-len(quats) // LANES)
         panels, _ = kernels.expand(
-            volume, quats, self.layout.q, self.layout.exposure, threads=self.threads
+            volume,
+            quats,
+            self.layout.q,
+            self.layout.exposure,
+            out=self.buffers("panels", n_panels, self.layout.n_rows, LANES),
+            threads=self.threads,
         )
         sums = panels[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64).ravel()
         return panels, sums[: len(quats)]
@@ -654,11 +696,9 @@ class _Merger:
 
     def _pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
         tomograms = patterns * self.layout.exposure
-        panels = np.zeros(
-            (-(-len(patterns) // kernels.LANES), self.layout.n_rows, kernels.LANES), np.float32
-        )
+        panels = np.zeros((-(-len(patterns) // LANES), self.layout.n_rows, LANES), np.float32)
         for k, tomogram in enumerate(tomograms):
-            panels[k // kernels.LANES, :, k % kernels.LANES] = tomogram
+            panels[k // LANES, :, k % LANES] = tomogram
         return panels, tomograms[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64)
 
     def finish(self) -> None:
@@ -694,9 +734,7 @@ def _single(block: Block, d: int) -> Block:
     else:
         one = photons[d : d + 1]
     start = block.start + d
-    return Block(
-        start, start + 1, one, block.n_photons[d : d + 1], block.constant[d : d + 1]
-    )
+    return Block(start, start + 1, one, block.n_photons[d : d + 1], block.constant[d : d + 1])
 
 
 class _Refinement:
@@ -713,6 +751,13 @@ class _Refinement:
         self.engine, self.model, self.local, self.state = engine, model, local, state
         self.log_reference = log_reference
         self.log_prior = np.full(len(local), -np.log(len(local)), np.float32)
+        self._own = threading.local()
+
+    def buffers(self) -> Buffers:
+        """Return the scratch arrays of this thread."""
+        if not hasattr(self._own, "buffers"):
+            self._own.buffers = Buffers()
+        return self._own.buffers
 
     def __call__(self, block: Block) -> tuple[int, NDArray, NDArray, NDArray] | None:
         """Orient one frame; return (mode, quats, slices, exposures) to merge."""
@@ -723,23 +768,20 @@ class _Refinement:
         best = state.orientation[d].astype(np.float64)
         quats = multiply(best / np.linalg.norm(best), self.local)
         volume = self.model.volumes[mode]
-        scores = _Scores(engine, block, state, self.log_reference, threads=1)
+        buffers = self.buffers()
+        scores = _Scores(engine, block, state, self.log_reference, buffers, threads=1)
         panels, sums = scores.expand(volume, quats)
         p = np.empty((1, len(quats)), np.float32)
         total = scores.maximize(panels, sums, p, 0)
         old = state.fluence[d : d + 1].copy()
-        result = kernels.posterior(
-            p, np.ones(1, np.float32), self.log_prior, total, threads=1
-        )
-        result = result._replace(
-            expected_ll=result.expected_ll + scores.constant(block, old)
-        )
+        result = kernels.posterior(p, np.ones(1, np.float32), self.log_prior, total, threads=1)
+        result = result._replace(expected_ll=result.expected_ll + scores.constant(block, old))
         state.orientation[d] = quats[result.best[0]]
         engine._store(block, state, result, old)
         new = state.fluence[d : d + 1]
         p[p < KEPT * p.max()] = 0.0
         p /= p.sum()
-        merger = _Merger(engine, block, state, p, new, old, threads=1)
+        merger = _Merger(engine, block, state, p, new, old, buffers, threads=1)
         slices = merger.slices(0, len(quats), lambda: merger.tomograms(volume, quats))
         merger.finish()
         kept = np.flatnonzero(p[0])

@@ -167,8 +167,7 @@ def maximize(
     ll: NDArray[np.float32],
     first: int = 0,
     *,
-    background: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-    | None = None,
+    background: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None = None,
     threads: int | None = None,
 ) -> None:
     """Write the log-likelihoods of a block of frames in a tile of orientations.
@@ -266,6 +265,7 @@ def compress(
     first: int = 0,
     *,
     out: NDArray[np.float32] | None = None,
+    scratch: NDArray[np.float32] | None = None,
     background: tuple[NDArray, NDArray, NDArray, NDArray] | None = None,
     threads: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
@@ -280,6 +280,8 @@ def compress(
         Shape of the result.
     out : float32 [n_orientations, n_rows], optional
         Written and returned.
+    scratch : float32 [threads, n_rows, LANES], optional
+        Overwritten.
     background : (panels, fluence [D], background [T], scale [D]), optional
         Count only the expected share of signal, ``fluence W / (fluence W + scale B)``, with
         the linear tomograms `panels` of the tile.
@@ -295,7 +297,8 @@ def compress(
     """
     n = n_threads(threads)
     slices = np.empty((n_orientations, n_rows), np.float32) if out is None else out
-    scratch = np.empty((n, n_rows, LANES), np.float32)
+    if scratch is None:
+        scratch = np.empty((n, n_rows, LANES), np.float32)
     if isinstance(photons, np.ndarray):
         _core.compress_dense(probability, first, photons, scratch, slices, n)
         return slices, None

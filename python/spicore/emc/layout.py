@@ -54,9 +54,7 @@ class PixelLayout:
         pixel = np.flatnonzero(used)
         corner = detector.q_voxels[pixel, :2].min(axis=0) if len(pixel) else 0.0
         grid = np.floor(detector.q_voxels[pixel, :2] - corner).astype(np.int64)
-        order = np.lexsort(
-            (_morton(*grid.T), np.floor(q_abs[pixel] / RING), detector.mask[pixel])
-        )
+        order = np.lexsort((_morton(*grid.T), np.floor(q_abs[pixel] / RING), detector.mask[pixel]))
         self.pixel = pixel[order]
         self.n_rows = len(pixel)
         self.n_orient = int((detector.mask[pixel] == 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,22 @@ from numpy.typing import NDArray
 from .._validate import InputError
 
 
-def radius_index(size: int) -> NDArray[np.int16]:
-    """Return |x| rounded, int16 [N // 2 + 1, N, N], of the half x >= 0 of a volume."""
+def radius_planes(size: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield (k, |x| rounded [N, N]) of the planes x = k >= 0 of a volume.
+
+    Work on volumes goes plane by plane: temporaries stay in the cache, and no array of the
+    volume's size is needed beside the result.
+    """
     axis = np.arange(size, dtype=np.float32) - size // 2
     square = axis**2
-    r2 = square[size // 2 :, None, None] + square[:, None] + square
-    return np.rint(np.sqrt(r2)).astype(np.int16)
+    plane = square[:, None] + square
+    for k in range(size - size // 2):
+        yield k, np.rint(np.sqrt(plane + np.float32(k * k))).astype(np.intp)
+
+
+def n_radii(size: int) -> int:
+    """Number of integer radii in a cube."""
+    return int(np.ceil(np.sqrt(3.0) * (size // 2))) + 1
 
 
 @dataclass
@@ -24,8 +35,11 @@ class Model:
 
     Attributes
     ----------
-    volumes : float32 [M, N, N, N]   centrosymmetric intensities, photons per unit exposure
-    patterns : float32 [K, T]        fixed patterns on the rows, same unit
+    volumes : float32 [M, N, N, N]
+        Centrosymmetric intensities, photons per unit exposure. EMC reads and writes only the
+        half x >= 0; the planes x < 0 are filled by `complete`, and until then cost no memory.
+    patterns : float32 [K, T]
+        Fixed patterns on the rows, same unit.
     """
 
     volumes: NDArray[np.float32]
@@ -37,19 +51,24 @@ class Model:
         return self.volumes.shape[1]
 
     def scale(self, factor: float) -> None:
-        """Multiply everything by a factor, in place."""
-        self.volumes *= np.float32(factor)
+        """Multiply the half x >= 0 and the patterns by a factor, in place."""
+        self.volumes[:, self.size // 2 :] *= np.float32(factor)
         self.patterns *= np.float32(factor)
 
-    def radial_mean(self, index: NDArray[np.int16]) -> NDArray[np.float64]:
-        """Mean over modes and directions at each integer radius; `index` of `radius_index`."""
-        half = self.volumes[:, self.size // 2 :].mean(axis=0, dtype=np.float32)
-        n = np.bincount(index.ravel())
-        return np.bincount(index.ravel(), half.ravel()) / np.maximum(n, 1)
+    def radial_mean(self) -> NDArray[np.float64]:
+        """Mean over modes and directions (of the half x >= 0) at each integer radius."""
+        n = n_radii(self.size)
+        total, voxels = np.zeros(n), np.zeros(n)
+        for k, index in radius_planes(self.size):
+            flat = index.ravel()
+            plane = self.volumes[:, self.size // 2 + k].mean(axis=0, dtype=np.float64)
+            total += np.bincount(flat, plane.ravel(), n)
+            voxels += np.bincount(flat, minlength=n)
+        return total / np.maximum(voxels, 1)
 
 
 class Accumulator:
-    """Merged photons and exposure of one volume; only the half x >= 0 is held.
+    """Merged photons and exposure of one volume [N, N, N, 2], folded to the half x >= 0.
 
     The other half of the array is never touched, so it never becomes resident.
     """
@@ -57,42 +76,74 @@ class Accumulator:
     def __init__(self, size: int) -> None:
         self.pairs = np.zeros((size, size, size, 2), np.float64)
 
-    def half(self) -> NDArray[np.float64]:
-        """Complete the plane x = 0 and return the half [N // 2 + 1, N, N, 2]."""
-        half = self.pairs[len(self.pairs) // 2 :]
-        half[0] += half[0, ::-1, ::-1].copy()
-        return half
+    def plane(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return photons and exposure [N, N] of the plane x = k >= 0, Friedel mates added."""
+        plane = self.pairs[len(self.pairs) // 2 + k]
+        if k == 0:  # both mates lie in this plane
+            plane = plane + plane[::-1, ::-1]
+        return plane[..., 0], plane[..., 1]
 
 
-def unfold(half: NDArray) -> NDArray[np.float32]:
-    """Return the whole centrosymmetric volume of its half x >= 0."""
-    size = half.shape[1]
-    centre = size // 2
-    volume = np.empty((size, size, size), np.float32)
-    volume[centre:] = half
-    volume[:centre] = volume[:centre:-1, ::-1, ::-1]
-    return volume
+def complete(volumes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill, in place, the planes x < 0 of centrosymmetric volumes [M, N, N, N]."""
+    centre = volumes.shape[1] // 2
+    for k in range(1, volumes.shape[1] - centre):
+        volumes[:, centre - k] = volumes[:, centre + k, ::-1, ::-1]
+    return volumes
 
 
 def estimate(
-    half: NDArray[np.float64], prior_mean: NDArray[np.float64], prior: float
+    accumulator: Accumulator, profile: NDArray[np.float64], prior: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return intensity and weight [N, N, N] from the half of an accumulator.
+    """Return intensity and weight [N, N, N], their half x >= 0.
 
     ``(photons + prior * mean) / (exposure + prior)``: the Poisson maximum a posteriori
-    value under a Gamma prior about the radial mean. `prior_mean` is per voxel of the half.
+    value under a Gamma prior about the radial mean `profile`.
     """
-    photons, exposure = half[..., 0], half[..., 1]
-    denominator = exposure + prior
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = (photons + prior * prior_mean) / denominator
-    value[denominator <= 0] = 0.0
-    return unfold(np.maximum(value, 0.0)), unfold(exposure)
+    size = len(accumulator.pairs)
+    intensity, weight = (np.empty((size, size, size), np.float32) for _ in range(2))
+    for k, index in radius_planes(size):
+        photons, exposure = accumulator.plane(k)
+        denominator = exposure + prior
+        value = photons + prior * at_radius(profile, index)
+        value = np.divide(value, denominator, out=np.zeros_like(value), where=denominator > 0)
+        intensity[size // 2 + k] = np.maximum(value, 0.0)
+        weight[size // 2 + k] = exposure
+    return intensity, weight
 
 
-def at_radius(profile: NDArray[np.float64], index: NDArray[np.int16]) -> NDArray[np.float64]:
+def at_radius(profile: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:
     """Spread a radial profile over voxels; radii beyond its end take the last value."""
     return profile[np.minimum(index, len(profile) - 1)]
+
+
+def low_passed(model: Model, profile: NDArray[np.float64], radius: float) -> Model:
+    """Return a copy with everything beyond a radius replaced by the radial mean `profile`."""
+    volumes = model.volumes.copy()
+    for k, index in radius_planes(model.size):
+        mean = at_radius(profile, index)
+        for volume in volumes:
+            plane = volume[model.size // 2 + k]
+            plane[index > radius] = mean[index > radius]
+    return Model(volumes, model.patterns.copy())
+
+
+def change_between(old: Model, new: Model, photons: NDArray[np.float64]) -> float:
+    """Relative change of the model: per shell, then averaged with the shells' `photons`.
+
+    A plain L2 norm would hear the innermost shells alone, whose intensity is thousands of
+    times that of the shells which tell orientations apart.
+    """
+    n = n_radii(old.size)
+    power = np.zeros((2, len(old.volumes), n))
+    for k, index in radius_planes(old.size):
+        flat = index.ravel()
+        x = old.size // 2 + k
+        for mode, (a, b) in enumerate(zip(old.volumes[:, x], new.volumes[:, x], strict=True)):
+            power[0, mode] += np.bincount(flat, np.square(b - a).ravel(), n)
+            power[1, mode] += np.bincount(flat, np.square(a).ravel(), n)
+    ratio = (power[0] / np.maximum(power[1], 1e-30)).mean(axis=0)
+    return float(np.sqrt(photons @ ratio[: len(photons)]))
 
 
 def random_model(
@@ -104,9 +155,12 @@ def random_model(
     rng: np.random.Generator,
 ) -> Model:
     """Start: the radial mean of the frames times uniform random numbers, per mode."""
-    index = radius_index(size)
-    base = at_radius(profile, index)
-    volumes = np.stack([unfold(base * rng.uniform(0.0, 2.0, base.shape)) for _ in range(n_modes)])
+    volumes = np.empty((n_modes, size, size, size), np.float32)
+    for k, index in radius_planes(size):
+        for volume in volumes:
+            volume[size // 2 + k] = at_radius(profile, index) * rng.uniform(0, 2, index.shape)
+    volumes[:, size // 2] += volumes[:, size // 2, ::-1, ::-1]  # the plane x = 0 in itself
+    volumes[:, size // 2] *= 0.5
     patterns = pattern * rng.uniform(0.5, 1.5, (n_patterns, len(pattern)))
     return Model(volumes, patterns.astype(np.float32))
 

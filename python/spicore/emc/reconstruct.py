@@ -19,7 +19,7 @@ from ..frames import Frames
 from .config import Config
 from .engine import FrameState, Grid, PixelEngine, Settings
 from .layout import PixelLayout
-from .model import Model, at_radius, checked_start, radius_index, random_model, unfold
+from .model import Model, change_between, checked_start, complete, low_passed, n_radii, random_model
 from .result import PER_FRAME, Result
 from .schedule import Schedule, Stage, auto_beta, stages
 
@@ -202,8 +202,10 @@ class _Run:
         if self.config.beta == "auto":
             photons = self.frames.photons_per_frame
             share = self.mean_photons / max(float(np.mean(photons)), 1e-30)
-            photons = photons * share if self.config.fluence else np.full(
-                len(self.used), self.mean_photons
+            photons = (
+                photons * share
+                if self.config.fluence
+                else np.full(len(self.used), self.mean_photons)
             )
             self.beta0 = auto_beta(photons)
         else:
@@ -227,7 +229,7 @@ class _Run:
                 config.n_modes,
                 symmetrize=config.merge != "dragonfly",  # it takes a start model as it is
             )
-        self.weight = np.zeros_like(self.model.volumes)
+        self.weight = np.zeros(self.model.volumes.shape, np.float32)
         self.state = FrameState.start(len(self.used))
         if self.fluence is not None:
             self.state.fluence = self.fluence[self.used] / self.fluence[self.used].mean()
@@ -237,7 +239,10 @@ class _Run:
         self.schedule = Schedule(config, steps, self.beta0)
         self._set_stage()
         factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
-        self.model.volumes *= np.float32(factor)
+        if start_model is None:
+            self.model.scale(factor)
+        else:  # whole: it may lack the symmetry ("dragonfly")
+            self.model.volumes *= np.float32(factor)
 
     def load(self, result: Result) -> None:
         """Take up a run where its file left off."""
@@ -258,10 +263,7 @@ class _Run:
         self.model = Model(volumes, np.ascontiguousarray(result.patterns[:, layout.pixel]))
         self.weight = result.weight.reshape(volumes.shape)
         self.state = FrameState(
-            **{
-                name: getattr(result, name)[self.used]
-                for name in FrameState.__dataclass_fields__
-            }
+            **{name: getattr(result, name)[self.used] for name in FrameState.__dataclass_fields__}
         )
         saved = dict(result.schedule)
         steps = stages(self.config, self.coarse_radius)[-int(saved.pop("n_stages")) :]
@@ -334,9 +336,11 @@ class _Run:
             n_orientations = len(self.grid.quats)
             factor = 1.0
             if self.config.merge == "dragonfly":
+                if self.history["iteration"]:
+                    complete(old.volumes)
                 factor = self.mean_photons / engine.mean_total(old, self.grid)
                 if not self.config.fluence:  # it matches the mean photons in every iteration
-                    old.scale(factor)
+                    old.volumes *= np.float32(factor)
             self.model, self.weight = engine.iterate(
                 old, self.grid, self.state, schedule.beta, self.profile, self.on_progress
             )
@@ -360,7 +364,7 @@ class _Run:
         return done
 
     def _change(self, old: Model, new: Model) -> float:
-        return change_between(old, new, radius_index(self.size), self._shell_photons())
+        return change_between(old, new, self._shell_photons())
 
     def _shell_photons(self) -> NDArray[np.float64]:
         """Share of the photons at each integer radius of the present stage."""
@@ -378,7 +382,7 @@ class _Run:
         """
         if len(self.used) < 4:
             return
-        common = _low_passed(self.model, self.profile, self.coarse_radius)
+        common = low_passed(self.model, self.profile, self.coarse_radius)
         volumes = {}
         for name, offset in (("even", 0), ("odd", 1)):
             index = np.arange(offset, len(self.used), 2)
@@ -426,11 +430,13 @@ class _Run:
                         {},
                     )
                 )
-        return model.volumes
+        return complete(model.volumes)
 
     def result(self) -> Result:
         """Return the present state as a `Result`."""
-        volumes, weight = self.model.volumes, self.weight
+        volumes, weight = self.model.volumes, complete(self.weight)
+        if self.history["iteration"]:  # a start model may lack the symmetry ("dragonfly")
+            complete(volumes)
         single = len(volumes) == 1
         layout = self.engine.layout
         patterns = np.full((len(self.model.patterns), self.detector.n_pixels), np.nan, np.float32)
@@ -511,7 +517,7 @@ def _checked_fluence(value: NDArray | None, n: int) -> NDArray[np.float32] | Non
 
 def _radial_profile(layout: PixelLayout, powder: NDArray, size: int) -> NDArray[np.float64]:
     """Mean intensity at integer radii from the powder pattern; gaps are interpolated."""
-    n = int(np.ceil(np.sqrt(3.0) * (size // 2))) + 1
+    n = n_radii(size)
     index = np.rint(layout.q_abs).astype(np.int64)
     photons = np.bincount(index, powder, n)
     exposure = np.bincount(index, layout.exposure, n)
@@ -524,32 +530,3 @@ def _radius_holding(layout: PixelLayout, powder: NDArray, share: float) -> float
     order = np.argsort(layout.q_abs[rows])
     running = np.cumsum(powder[rows][order])
     return float(layout.q_abs[rows][order][np.searchsorted(running, share * running[-1])])
-
-
-def _low_passed(model: Model, profile: NDArray[np.float64], radius: float) -> Model:
-    """Replace everything beyond a radius by the radial mean of the frames."""
-    index = radius_index(model.size)
-    outside = unfold((index > radius).astype(np.float32)).astype(bool)
-    mean = unfold(at_radius(profile, index))
-    return replace(model, volumes=np.where(outside, mean, model.volumes))
-
-
-def change_between(
-    old: Model, new: Model, index: NDArray[np.int16], photons: NDArray[np.float64]
-) -> float:
-    """Relative change of the model: per shell, then averaged with the shells' photons.
-
-    A plain L2 norm would hear the innermost shells alone, whose intensity is thousands of
-    times that of the shells which tell orientations apart.
-    """
-    half = slice(old.size // 2, None)
-    n = len(photons)
-    shells = index.ravel()
-
-    def power(values: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.bincount(shells, np.square(values).ravel(), n)[:n]
-
-    total = 0.0
-    for a, b in zip(old.volumes[:, half], new.volumes[:, half], strict=True):
-        total += float(photons @ (power(b - a) / np.maximum(power(a), 1e-30)))
-    return float(np.sqrt(total / len(old.volumes)))

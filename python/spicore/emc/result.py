@@ -90,9 +90,7 @@ class Result:
             if file.attrs.get("format") != FORMAT:
                 raise InputError(f"{path} must be a result of 'spicore emc', it is other HDF5")
             arrays = {n: file[n][()] for n in ("intensity", "weight", "patterns", *PER_FRAME)}
-            groups = {
-                g: {n: d[()] for n, d in file[g].items()} for g in ("history", "half_sets")
-            }
+            groups = {g: {n: d[()] for n, d in file[g].items()} for g in ("history", "half_sets")}
             voxel_size = float(file.attrs["voxel_size"])
             return cls(
                 **arrays,
