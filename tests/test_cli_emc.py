@@ -303,9 +303,7 @@ def test_result_is_not_overwritten_unasked(data, tmp_path, capsys):
     bad = ["--overwrite", "--symmetry", "X9"]
     refused(capsys, *words(data, tmp_path, *SHORT, *bad))
     os.truncate(shutil.copy(data / "frames.emc", tmp_path / "cut.emc"), 4000)
-    refused(
-        capsys, *words(data, tmp_path, *SHORT, "--overwrite"), "--frames", tmp_path / "cut.emc"
-    )
+    refused(capsys, *words(data, tmp_path, *SHORT, "--overwrite"), "--frames", tmp_path / "cut.emc")
     assert (tmp_path / "result.h5").read_bytes() == before
     assert main(words(data, tmp_path, *SHORT, "--overwrite", "--seed", 5)) == 0
     assert emc.Config.load(tmp_path / "config.toml").seed == 5

@@ -269,6 +269,17 @@ def test_bad_threads():
         compress(*problem("sparse", 3, 5, 7)[0], threads=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_scratch_of_the_caller_is_used(form):
+    arguments, options, *_ = problem(form, 30, 40, 65)
+    scratch = np.full((2, 65, LANES), np.nan, np.float32)
+    slices, _ = compress(*arguments, scratch=scratch, threads=2, **options)
+    np.testing.assert_array_equal(slices, compress(*arguments, threads=2, **options)[0])
+    assert np.isfinite(scratch).any()
+    with pytest.raises(ValueError, match=r"scratch must be \[threads, T, lanes\]"):
+        compress(*arguments, scratch=scratch, threads=3, **options)
+
+
 def test_the_module_guards_its_scratch():
     p, photons, n, n_rows = problem("sparse", 3, 5, 7)[0]
     for shape in [(1, 7, LANES), (2, 6, LANES), (2, 7, 16)]:

@@ -16,7 +16,7 @@ from spicore import Detector, Frames, metrics, orientations, reference, simulate
 from spicore.emc import Config, Result, reconstruct
 from spicore.emc.engine import DENSE_ABOVE, FrameState, Grid, PixelEngine, Settings
 from spicore.emc.layout import PixelLayout
-from spicore.emc.model import Model
+from spicore.emc.model import Model, complete
 from spicore.emc.reconstruct import refinement_grid
 from spicore.errors import InputError
 
@@ -117,7 +117,7 @@ class Specification:
         p = tempered(ll, beta, log_prior)
         terms, signal = self.signal(state, w, p)
         fluence, scale = self.fluences(state, w, p, signal)
-        terms, exposures = self.merged(state, w, terms, signal, fluence, p)
+        terms, exposures = self.merged(state, terms, fluence, p)
         n, size = len(self.quats), state.volumes.shape[1]
         volumes, weight = np.empty_like(state.volumes), np.empty_like(state.volumes)
         for mode in range(len(volumes)):
@@ -159,7 +159,7 @@ class Specification:
             if self.background is not None:
                 p_fluence = p
             fitted = one.fluences(frame, w, p_fluence, signal)
-            terms, exposures = one.merged(frame, w, terms, signal, fitted[0], p)
+            terms, exposures = one.merged(frame, terms, fitted[0], p)
             fluence[d], scale[d] = fitted[0][0], fitted[1][0]
             sums[mode] += one.scatter(terms, exposures, one.quats, size)
         volumes = np.array([self.intensity(*pair) for pair in sums])
@@ -192,19 +192,14 @@ class Specification:
             fluence = signal / (p @ w.sum(axis=1))
         return np.maximum(fluence, 1e-6), scale
 
-    def merged(self, state, w, terms, signal, fluence, p):
+    def merged(self, state, terms, fluence, p):
         """Photons [C, T] and exposures [C] to scatter.
 
-        Without a background the new fluences count. With one, they follow from the same step, so
-        the old ones count, scaled to expect as many photons as are signal: without that the
-        model's scale would swing about its value. Real values merge by least squares: photons
-        e fluence over e^2 fluence^2.
+        Without a background the new fluences count. With one, they follow from the same step as
+        the photons, so the old ones count. Real values merge by least squares: photons e fluence
+        over e^2 fluence^2.
         """
-        if self.background is not None:
-            fluence = state.fluence
-            if self.config.fluence:
-                expected = fluence @ (p @ w[:, self.orient].sum(axis=1))
-                fluence = fluence * (signal.sum() / expected)
+        fluence = fluence if self.background is None else state.fluence
         if self.gaussian:
             return (p.T @ (self.counts * fluence[:, None])) * self.exposure, p.T @ fluence**2
         return terms, p.T @ fluence
@@ -236,9 +231,13 @@ class Specification:
         return result
 
     def normalised(self, volumes, patterns, fluence, scale):
-        """The mean of fitted fluences stays 1."""
+        """The mean of fitted fluences stays 1, and the model's scale follows.
+
+        A model merged with the old fluences, of mean 1, has its scale already.
+        """
         mean = fluence.mean() if self.config.fluence else 1.0
-        return State(volumes * mean, patterns * mean, fluence / mean, scale)
+        factor = mean if self.background is None else 1.0
+        return State(volumes * factor, patterns * factor, fluence / mean, scale)
 
     def summary(self, ll, log_prior, p):
         ratio = np.log(np.where(p > 0, p, 1.0)) - log_prior
@@ -336,7 +335,6 @@ def relative(a, b):
 
 # --- an iteration against the specification
 
-SWINGS = "with a background and fluences the model's scale swings: it merges with old fluences"
 CASES = {
     "fluence": {},
     "no fluence": {"fluence": False},
@@ -357,14 +355,6 @@ CASES = {
         "photons": 50, "beta": 0.5, "num_div": 4, "radius": 7.0, "block_memory_mb": 1,
     },
 }  # fmt: skip
-
-
-def marked(cases):
-    swings = pytest.mark.xfail(strict=True, reason=SWINGS)
-    return [
-        pytest.param(options, id=name, marks=[swings] if name == "background" else [])
-        for name, options in cases.items()
-    ]
 
 
 def experiment(options, detector, volume, n_frames=150, **more):
@@ -396,8 +386,9 @@ def assert_state(got, want):
     """
     for name in ("volumes", "patterns", "fluence", "background_scale"):
         assert relative(getattr(got, name), getattr(want, name)) < 3e-5, name
-    above = want.volumes > 1e-3 * want.volumes.max()
-    assert np.abs(got.volumes / np.where(above, want.volumes, np.inf) - above).max() < 1e-3
+    # Voxel by voxel too, but for some where a term at a threshold is kept by one of the two.
+    error = np.abs(got.volumes - want.volumes) / np.maximum(want.volumes, 1e-3 * want.volumes.max())
+    assert np.quantile(error, 0.999) < 1e-3
 
 
 def assert_reports(result, expected, modes, quats):
@@ -406,12 +397,12 @@ def assert_reports(result, expected, modes, quats):
     assert np.abs(result.log_likelihood - expected["log_likelihood"]).max() < 1e-3
     assert np.abs(result.mutual_information - expected["mutual_information"]).max() < 1e-3
     np.testing.assert_array_equal(result.mode, modes)
-    rotating = ~np.isnan(quats[:, 0])
-    np.testing.assert_array_equal(np.isnan(result.orientation[:, 0]), ~rotating)
-    assert orientations.angle(result.orientation[rotating], quats[rotating]).max() < 0.1
+    np.testing.assert_array_equal(np.isnan(result.orientation), np.isnan(quats))
+    # Of unit quaternions: 1e-3 is 0.1 degrees.
+    assert np.nan_to_num(result.orientation - quats).max() < 1e-3
 
 
-@pytest.mark.parametrize("options", marked(CASES))
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_an_iteration_is_the_specification(options, detector, volume, tmp_path):
     """The second, from whatever the first has left: fluences, scales and patterns differ."""
     frames, spec, arguments = experiment(options, detector, volume)
@@ -434,12 +425,18 @@ def test_an_iteration_is_the_specification(options, detector, volume, tmp_path):
     if not spec.gaussian and spec.background is None:
         assert ((spec.counts > 0).mean() > DENSE_ABOVE) == (options.get("photons") == 1500)
 
-    # The control: the specification at 1 % more beta, or of frames in another order of pixels.
+
+@pytest.mark.parametrize("case", ["fluence", "gaussian", "dense"])
+def test_control_of_the_specification(case, detector, volume, tmp_path):
+    """At 1 % more beta, and with pixels in another order, it is not what the engine does."""
+    frames, spec, arguments = experiment(CASES[case], detector, volume, 60)
+    _, (before, after) = run(frames, detector, spec.config, tmp_path / "result.h5", **arguments)
+    volumes = State.of(after).volumes
     other, *_ = spec.iterate(State.of(before), 1.01 * spec.config.beta)
-    assert relative(State.of(after).volumes, other.volumes) > 1e-4
+    assert relative(volumes, other.volumes) > 3e-4
     spec.counts = spec.counts[:, np.random.default_rng(0).permutation(spec.counts.shape[1])]
     other, *_ = spec.iterate(State.of(before), spec.config.beta)
-    assert relative(State.of(after).volumes, other.volumes) > 1e-2
+    assert relative(volumes, other.volumes) > 1e-2
 
 
 @pytest.mark.parametrize("fluence", [False, True])
@@ -487,7 +484,7 @@ REFINED = {
 }
 
 
-@pytest.mark.parametrize("options", marked(REFINED))
+@pytest.mark.parametrize("options", REFINED.values(), ids=REFINED)
 def test_refinement_is_the_specification(options, detector, volume, tmp_path):
     frames, spec, arguments = experiment(
         options, detector, volume, 10 if "symmetry" in options else 30,
@@ -507,9 +504,7 @@ def test_refinement_leaves_fixed_patterns_and_their_frames_alone(detector, volum
         {}, detector, volume, 40, n_nonrotating=1, iterations=3, refine=2, beta=1.0, beta_period=1,
         tolerance=1.0, fluence=False,
     )  # fmt: skip
-    _, (before, _, after) = run(
-        frames, detector, spec.config, tmp_path / "result.h5", **arguments
-    )
+    _, (before, _, after) = run(frames, detector, spec.config, tmp_path / "result.h5", **arguments)
     fixed = before.mode == 1
     assert 0 < fixed.sum() < 40
     np.testing.assert_array_equal(after.mode, before.mode)
@@ -576,25 +571,21 @@ def evidences(kind, n=25, dragonfly=False):
         now = model.volumes, patterns, state.fluence, state.background_scale
         values.append(spec.evidence(State(*(x.astype(np.float64) for x in now))))
         model, _ = engine.iterate(model, grid, state, np.ones(60, np.float32), np.ones(100))
+        complete(model.volumes)
     return np.array(values)
 
 
 KINDS = ["counts", "counts, modes", "counts, pattern", "background", "background, modes",
          "gaussian", "gaussian, modes", "counts, fluence", "gaussian, fluence",
-         "counts, fluence, modes, pattern"]  # fmt: skip
+         "counts, fluence, modes, pattern", "weak background, fluence, scale"]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *KINDS,
-        pytest.param(
-            "weak background, fluence, scale", marks=pytest.mark.xfail(strict=True, reason=SWINGS)
-        ),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_likelihood_never_decreases(kind):
     """EM, and its conditional form with fluences (Meng & Rubin, Biometrika 80, 267, 1993).
+
+    With background and fluences, which are updated at once, nothing promises it; but a scale that
+    swings about its value would show (here it starts at twice the value).
 
     The exception: terms cut from the posterior, at most 24 e^-14 a frame and column, loosen
     the bound that EM raises by 60 x 24 e^-14 = 1.2e-3 nats for one mode.
@@ -631,9 +622,7 @@ def test_threads_do_not_change_a_bit(options, detector, volume):
     frames, spec, arguments = experiment(dict(options), detector, volume, 60)
     arguments["start_model"] = None
     config = whole(n_modes=spec.config.n_modes, n_nonrotating=spec.config.n_nonrotating)
-    one, two, three = (
-        run(frames, detector, config, threads=n, **arguments)[0] for n in (1, 2, 3)
-    )
+    one, two, three = (run(frames, detector, config, threads=n, **arguments)[0] for n in (1, 2, 3))
     assert one.half_sets
     assert_same(one, two)
     assert_same(one, three)
@@ -691,10 +680,6 @@ def test_modes_and_patterns_have_their_shapes(frames, detector):
     np.testing.assert_array_equal(np.isnan(result.orientation[:, 0]), result.mode >= 2)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError,
-    reason="patterns keep the rows of all radii when the coarse stage has fewer",
-)  # fmt: skip
 def test_patterns_with_growing_resolution(frames, detector):
     config = whole(num_div=5, multiresolution=True, n_nonrotating=1, half_sets=False, refine=0)
     result, _ = run(frames, detector, config)
@@ -865,9 +850,12 @@ def test_a_resumed_run_is_one_never_stopped(stop, options, detector, volume, tmp
     assert_same(Result.load(path), want)
 
 
-def test_a_resumed_run_keeps_its_stage(frames, detector, tmp_path):
+@pytest.mark.parametrize("patterns", [0, 1])
+def test_a_resumed_run_keeps_its_stage(patterns, frames, detector, tmp_path):
     """Also in the coarse stage, whose radius and grid are its own, and after a change of it."""
-    config = whole(num_div=5, multiresolution=True, half_sets=False, refine=0)
+    config = whole(
+        num_div=5, multiresolution=True, half_sets=False, refine=0, n_nonrotating=patterns
+    )  # fmt: skip
     path = tmp_path / "result.h5"
     want, results = run(frames, detector, config, path)
     sizes = want.history["n_orientations"]
@@ -914,7 +902,10 @@ def particle():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_particle_is_recovered_from_a_random_start(particle, seed):
-    """Measured for three seeds: 10 to 11 degrees and 0.987 to 0.989."""
+    """Measured for three seeds: 9 to 10 degrees and 0.989 to 0.990.
+
+    Annealed twice as fast (`beta_jump` 2), one of the three ends at 113 degrees.
+    """
     error, cc = recovery(*particle, seed)
     assert error < 15
     assert cc > 0.97
@@ -981,10 +972,9 @@ def test_frames_without_any_photon(detector):
         reconstruct(dark, detector, small())
 
 
-@pytest.mark.xfail(strict=True, reason="the background is left out, fluences collapse to 1e-6")
 def test_real_values_have_no_background(frames, detector):
     values = Frames.from_dense(frames.dense(0, 90).astype(np.float64))
-    with pytest.raises(InputError, match="background"):
+    with pytest.raises(InputError, match="background cannot be used with frames of real values"):
         reconstruct(values, detector, small(), background=np.full(576, 0.1))
 
 

@@ -18,8 +18,8 @@ struct Tile {
   std::int64_t n_orientations, n_pixels, stride;
   const float *posterior;
 
-  Tile(const Tensor<const float, 2> &p, std::int64_t first, const Tensor<float, 3> &scratch,
-       const Tensor<float, 2> &out, int threads)
+  Tile(const Tensor<const float, 2> &p, std::int64_t first,
+       const Tensor<float, 3> &scratch, const Tensor<float, 2> &out, int threads)
       : n_orientations(out.shape[0]), n_pixels(out.shape[1]), stride(p.shape[1]),
         posterior(p.data + first) {
     require(first >= 0 && first + n_orientations <= stride,
@@ -38,8 +38,8 @@ void spicore::bindings::add_compress(py::module_ &m) {
                        Tensor<float, 2> out, int threads) {
     const Tile tile(posterior, first, scratch, out, threads);
     const Photons block = checked(photons, posterior.shape[0], tile.n_pixels, false);
-    SPICORE_CALL(compress, Exec{threads}, tile.posterior, tile.stride, tile.n_orientations,
-                 block, tile.n_pixels, scratch.data, out.data);
+    SPICORE_CALL(compress, Exec{threads}, tile.posterior, tile.stride,
+                 tile.n_orientations, block, tile.n_pixels, scratch.data, out.data);
   });
   m.def("compress_dense", [](Tensor<const float, 2> posterior, std::int64_t first,
                              Tensor<const float, 2> values, Tensor<float, 3> scratch,
@@ -51,26 +51,26 @@ void spicore::bindings::add_compress(py::module_ &m) {
                  tile.n_orientations, values.data, values.shape[0], tile.n_pixels,
                  scratch.data, out.data);
   });
-  m.def("compress_background",
-        [](Tensor<const float, 2> posterior, std::int64_t first, PhotonTensors photons,
-           Tensor<const float, 3> panels, Tensor<const float, 1> fluence,
-           Tensor<const float, 1> background, Tensor<const float, 1> background_scale,
-           Tensor<float, 3> scratch, Tensor<float, 2> out, Tensor<double, 2> signal,
-           int threads) {
-          const Tile tile(posterior, first, scratch, out, threads);
-          const Photons block = checked(photons, posterior.shape[0], tile.n_pixels, false);
-          require(panels.shape[1] == tile.n_pixels && panels.shape[2] == kLanes &&
-                      panels.shape[0] * kLanes >= tile.n_orientations &&
-                      signal.shape[0] == panels.shape[0] &&
-                      signal.shape[1] == block.n_frames,
-                  "panels must be [panels, T, lanes], signal [panels, D]");
-          require(fluence.shape[0] == block.n_frames &&
-                      background_scale.shape[0] == block.n_frames &&
-                      background.shape[0] == tile.n_pixels,
-                  "fluence and background_scale [D], background [T]");
-          SPICORE_CALL(compress_background, Exec{threads}, tile.posterior, tile.stride,
-                       tile.n_orientations, block, tile.n_pixels, panels.data,
-                       fluence.data, background.data, background_scale.data, scratch.data,
-                       out.data, signal.data);
-        });
+  m.def("compress_background", [](Tensor<const float, 2> posterior, std::int64_t first,
+                                  PhotonTensors photons, Tensor<const float, 3> panels,
+                                  Tensor<const float, 1> fluence,
+                                  Tensor<const float, 1> background,
+                                  Tensor<const float, 1> background_scale,
+                                  Tensor<float, 3> scratch, Tensor<float, 2> out,
+                                  Tensor<double, 2> signal, int threads) {
+    const Tile tile(posterior, first, scratch, out, threads);
+    const Photons block = checked(photons, posterior.shape[0], tile.n_pixels, false);
+    require(panels.shape[1] == tile.n_pixels && panels.shape[2] == kLanes &&
+                panels.shape[0] * kLanes >= tile.n_orientations &&
+                signal.shape[0] == panels.shape[0] && signal.shape[1] == block.n_frames,
+            "panels must be [panels, T, lanes], signal [panels, D]");
+    require(fluence.shape[0] == block.n_frames &&
+                background_scale.shape[0] == block.n_frames &&
+                background.shape[0] == tile.n_pixels,
+            "fluence and background_scale [D], background [T]");
+    SPICORE_CALL(compress_background, Exec{threads}, tile.posterior, tile.stride,
+                 tile.n_orientations, block, tile.n_pixels, panels.data, fluence.data,
+                 background.data, background_scale.data, scratch.data, out.data,
+                 signal.data);
+  });
 }

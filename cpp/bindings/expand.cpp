@@ -20,7 +20,8 @@ void spicore::bindings::add_expand(py::module_ &m) {
     require(out.shape[0] == (n + kLanes - 1) / kLanes && out.shape[1] == n_pixels &&
                 out.shape[2] == kLanes && total.shape[0] == n,
             "out must be [panels, T, lanes], total [R]");
-    SPICORE_CALL(expand, Exec{threads}, volume.data, size, quats.data, n, q.data, n_pixels,
-                 exposure.data, logarithm ? reference.data : nullptr, friedel, out.data, total.data);
+    SPICORE_CALL(expand, Exec{threads}, volume.data, size, quats.data, n, q.data,
+                 n_pixels, exposure.data, logarithm ? reference.data : nullptr, friedel,
+                 out.data, total.data);
   });
 }

@@ -15,18 +15,20 @@ namespace {
 
 using Panels = Tensor<const float, 3>;
 
-// What the three forms share: `first` is the column of the tile's first orientation in the
-// block's log-likelihoods.
+// What the three forms share: `first` is the column of the tile's first orientation in
+// the block's log-likelihoods.
 struct Tile {
   std::int64_t n_pixels, n_orientations, stride;
   float *out;
 
   Tile(const Panels &panels, const Tensor<const float, 1> &fluence,
-       const Tensor<const float, 1> &offset, const Tensor<float, 2> &ll, std::int64_t first)
+       const Tensor<const float, 1> &offset, const Tensor<float, 2> &ll,
+       std::int64_t first)
       : n_pixels(panels.shape[1]), n_orientations(offset.shape[0]), stride(ll.shape[1]),
         out(ll.data + first) {
     require(panels.shape[2] == spicore::kLanes &&
-                panels.shape[0] == (n_orientations + spicore::kLanes - 1) / spicore::kLanes,
+                panels.shape[0] ==
+                    (n_orientations + spicore::kLanes - 1) / spicore::kLanes,
             "panels must be [ceil(R / lanes), T, lanes]");
     require(fluence.shape[0] == ll.shape[0], "fluence and ll must agree in frames");
     require(first >= 0 && first + n_orientations <= stride,
@@ -45,16 +47,17 @@ void spicore::bindings::add_maximize(py::module_ &m) {
     SPICORE_CALL(maximize, Exec{threads}, panels.data, tile.n_pixels, tile.n_orientations,
                  block, fluence.data, offset.data, tile.out, tile.stride);
   });
-  m.def("maximize_dense", [](Panels panels, Tensor<const float, 2> values,
-                             Tensor<const float, 1> fluence, Tensor<const float, 1> offset,
-                             Tensor<float, 2> ll, std::int64_t first, int threads) {
-    const Tile tile(panels, fluence, offset, ll, first);
-    require(values.shape[0] == ll.shape[0] && values.shape[1] == tile.n_pixels,
-            "values must be [D, T]");
-    SPICORE_CALL(maximize_dense, Exec{threads}, panels.data, tile.n_pixels,
-                 tile.n_orientations, values.data, values.shape[0], fluence.data,
-                 offset.data, tile.out, tile.stride);
-  });
+  m.def("maximize_dense",
+        [](Panels panels, Tensor<const float, 2> values, Tensor<const float, 1> fluence,
+           Tensor<const float, 1> offset, Tensor<float, 2> ll, std::int64_t first,
+           int threads) {
+          const Tile tile(panels, fluence, offset, ll, first);
+          require(values.shape[0] == ll.shape[0] && values.shape[1] == tile.n_pixels,
+                  "values must be [D, T]");
+          SPICORE_CALL(maximize_dense, Exec{threads}, panels.data, tile.n_pixels,
+                       tile.n_orientations, values.data, values.shape[0], fluence.data,
+                       offset.data, tile.out, tile.stride);
+        });
   m.def("maximize_background",
         [](Panels panels, PhotonTensors photons, Tensor<const float, 1> fluence,
            Tensor<const float, 1> offset, Tensor<const float, 1> background,

@@ -1,7 +1,7 @@
 #include "operations.hpp"
 
-#include <pybind11/stl.h>
 #include "spicore/exec.hpp"
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
@@ -30,8 +30,10 @@ void set_simd(const std::string &name) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "CPU kernels of spicore. Private: use the functions of the package.";
-  m.def("simd_levels", &simd_levels, "Instruction sets this machine can run, worst first.");
-  m.def("simd", [] { return cpu::name(cpu::current_simd()); }, "The one in use.");
+  m.def("simd_levels", &simd_levels,
+        "Instruction sets this machine can run, worst first.");
+  m.def(
+      "simd", [] { return cpu::name(cpu::current_simd()); }, "The one in use.");
   m.def("set_simd", &set_simd, py::arg("name"));
 #ifdef _OPENMP
   m.attr("openmp") = true;

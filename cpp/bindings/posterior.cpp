@@ -10,10 +10,10 @@ using spicore::bindings::Tensor;
 void spicore::bindings::add_posterior(py::module_ &m) {
   m.def("posterior", [](Tensor<float, 2> ll, Tensor<const float, 1> beta,
                         Tensor<const float, 1> prior_power,
-                        Tensor<const float, 1> log_prior, float cut, Tensor<const double, 1> total,
-                        Tensor<std::int64_t, 1> best, Tensor<double, 1> expected_ll,
-                        Tensor<double, 1> information, Tensor<double, 1> expected_total,
-                        int threads) {
+                        Tensor<const float, 1> log_prior, float cut,
+                        Tensor<const double, 1> total, Tensor<std::int64_t, 1> best,
+                        Tensor<double, 1> expected_ll, Tensor<double, 1> information,
+                        Tensor<double, 1> expected_total, int threads) {
     const std::int64_t n = ll.shape[0], n_orientations = ll.shape[1];
     require(n_orientations > 0, "ll must have at least one orientation");
     require(beta.shape[0] == n && prior_power.shape[0] == n && best.shape[0] == n &&

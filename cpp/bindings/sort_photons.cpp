@@ -8,28 +8,27 @@ using spicore::bindings::require;
 using spicore::bindings::Tensor;
 
 void spicore::bindings::add_sort_photons(py::module_ &m) {
-  m.def(
-      "sort_photons",
-      [](Tensor<const std::int64_t, 1> offset, Tensor<const std::uint32_t, 1> pixel,
-         Tensor<const std::uint16_t, 1> count, Tensor<const std::int32_t, 1> row_of,
-         std::int32_t n_orient, Tensor<std::int64_t, 1> begin,
-         Tensor<std::int64_t, 1> orient_end, Tensor<std::uint32_t, 1> row_out,
-         Tensor<std::uint16_t, 1> count_out, int threads) {
-        const std::int64_t n = orient_end.shape[0], n_lit = pixel.shape[0];
-        require(offset.shape[0] == n + 1 && begin.shape[0] == n + 1,
-                "offset and begin must have one element more than orient_end");
-        require(count.shape[0] == n_lit && row_out.shape[0] == n_lit &&
-                    count_out.shape[0] == n_lit,
-                "pixel, count, row_out and count_out must have one length");
-        require(offset.data[0] == 0 && offset.data[n] == n_lit,
-                "offset must run from 0 to the number of lit pixels");
-        for (std::int64_t d = 0; d < n; ++d)
-          require(offset.data[d] <= offset.data[d + 1], "offset must not decrease");
-        for (std::int64_t i = 0; i < n_lit; ++i)
-          require(pixel.data[i] < std::uint64_t(row_of.shape[0]),
-                  "pixel holds an index beyond the detector");
-        SPICORE_CALL(sort_photons, Exec{threads}, offset.data, n, pixel.data, count.data,
-                     row_of.data, n_orient, begin.data, orient_end.data, row_out.data,
-                     count_out.data);
-      });
+  m.def("sort_photons",
+        [](Tensor<const std::int64_t, 1> offset, Tensor<const std::uint32_t, 1> pixel,
+           Tensor<const std::uint16_t, 1> count, Tensor<const std::int32_t, 1> row_of,
+           std::int32_t n_orient, Tensor<std::int64_t, 1> begin,
+           Tensor<std::int64_t, 1> orient_end, Tensor<std::uint32_t, 1> row_out,
+           Tensor<std::uint16_t, 1> count_out, int threads) {
+          const std::int64_t n = orient_end.shape[0], n_lit = pixel.shape[0];
+          require(offset.shape[0] == n + 1 && begin.shape[0] == n + 1,
+                  "offset and begin must have one element more than orient_end");
+          require(count.shape[0] == n_lit && row_out.shape[0] == n_lit &&
+                      count_out.shape[0] == n_lit,
+                  "pixel, count, row_out and count_out must have one length");
+          require(offset.data[0] == 0 && offset.data[n] == n_lit,
+                  "offset must run from 0 to the number of lit pixels");
+          for (std::int64_t d = 0; d < n; ++d)
+            require(offset.data[d] <= offset.data[d + 1], "offset must not decrease");
+          for (std::int64_t i = 0; i < n_lit; ++i)
+            require(pixel.data[i] < std::uint64_t(row_of.shape[0]),
+                    "pixel holds an index beyond the detector");
+          SPICORE_CALL(sort_photons, Exec{threads}, offset.data, n, pixel.data,
+                       count.data, row_of.data, n_orient, begin.data, orient_end.data,
+                       row_out.data, count_out.data);
+        });
 }

@@ -30,8 +30,8 @@ inline void add_scaled(float *row, float k, f32x16 p) {
   store16(row, load16(row) + k * p);
 }
 
-inline void scatter(const Weights &w, const std::uint32_t *row, const std::uint16_t *count,
-                    std::int64_t n, float *panel) {
+inline void scatter(const Weights &w, const std::uint32_t *row,
+                    const std::uint16_t *count, std::int64_t n, float *panel) {
   const f32x16 a = load16(w.p), b = load16(w.p + 16);
   if (w.low && w.high) {
     for (std::int64_t i = 0; i < n; ++i) {
@@ -47,7 +47,8 @@ inline void scatter(const Weights &w, const std::uint32_t *row, const std::uint1
 }
 
 void transpose(const float *panel, std::int64_t n_pixels, int lanes, float *out) {
-  constexpr std::int64_t kRows = 64; // a stripe of the panel stays in the first-level cache
+  constexpr std::int64_t kRows =
+      64; // a stripe of the panel stays in the first-level cache
   for (std::int64_t first = 0; first < n_pixels; first += kRows) {
     const std::int64_t last = std::min(n_pixels, first + kRows);
     for (int lane = 0; lane < lanes; ++lane)
@@ -56,7 +57,8 @@ void transpose(const float *panel, std::int64_t n_pixels, int lanes, float *out)
   }
 }
 
-// Calls body(panel index, lanes, scratch panel of zeros) and writes the transposed result.
+// Calls body(panel index, lanes, scratch panel of zeros) and writes the transposed
+// result.
 template <class Body>
 void for_panels(const Exec &exec, std::int64_t n_orientations, std::int64_t n_pixels,
                 float *scratch, float *out, const Body &body) {
@@ -139,24 +141,24 @@ void compress_background(const Exec &exec, const float *posterior, std::int64_t 
                          std::int64_t n_pixels, const float *panels, const float *fluence,
                          const float *background, const float *background_scale,
                          float *scratch, float *out, double *signal_photons) {
-  for_panels(
-      exec, n_orientations, n_pixels, scratch, out,
-      [&](std::int64_t p, int lanes, float *panel) {
-        const float *tomograms = panels + p * n_pixels * kLanes;
-        for (std::int64_t d = 0; d < photons.n_frames; ++d) {
-          const Weights w(posterior + d * stride + p * kLanes, lanes);
-          double &signal = signal_photons[p * photons.n_frames + d];
-          signal = 0.0;
-          if (!w.low && !w.high)
-            continue;
-          const BackgroundFrame frame{fluence[d], background_scale[d]};
-          const std::int64_t i = photons.begin[d], j = photons.orient_end[d];
-          signal = scatter_signal(w, photons.row + i, photons.count + i, j - i, tomograms,
-                                  background, frame, panel);
-          scatter_signal(w, photons.row + j, photons.count + j, photons.begin[d + 1] - j,
-                         tomograms, background, frame, panel);
-        }
-      });
+  for_panels(exec, n_orientations, n_pixels, scratch, out,
+             [&](std::int64_t p, int lanes, float *panel) {
+               const float *tomograms = panels + p * n_pixels * kLanes;
+               for (std::int64_t d = 0; d < photons.n_frames; ++d) {
+                 const Weights w(posterior + d * stride + p * kLanes, lanes);
+                 double &signal = signal_photons[p * photons.n_frames + d];
+                 signal = 0.0;
+                 if (!w.low && !w.high)
+                   continue;
+                 const BackgroundFrame frame{fluence[d], background_scale[d]};
+                 const std::int64_t i = photons.begin[d], j = photons.orient_end[d];
+                 signal = scatter_signal(w, photons.row + i, photons.count + i, j - i,
+                                         tomograms, background, frame, panel);
+                 scatter_signal(w, photons.row + j, photons.count + j,
+                                photons.begin[d + 1] - j, tomograms, background, frame,
+                                panel);
+               }
+             });
 }
 
 } // namespace spicore::cpu::SPICORE_SIMD

@@ -28,7 +28,8 @@ struct Bound {
   Bound() = default;
   Bound(const Input &in, std::int64_t first, int n) {
     const float *qx = in.q + first, *qy = qx + in.n_pixels, *qz = qy + in.n_pixels;
-    // A pixel beyond every volume (NaN too) touches no plane; it must not spoil the sphere.
+    // A pixel beyond every volume (NaN too) touches no plane; it must not spoil the
+    // sphere.
     const auto far = [](float a) { return !(std::abs(a) < 1e4f); };
     const auto ignored = [&](int i) { return far(qx[i]) || far(qy[i]) || far(qz[i]); };
     for (int i = 0; i < n; ++i) {
@@ -64,7 +65,8 @@ Planes touched(const Input &in, const Bound &bound, const Rotation &r) {
     high = folded_high;
   }
   const float centre = float(in.size / 2);
-  return {std::int64_t(std::floor(low + centre)), std::int64_t(std::floor(high + centre)) + 2};
+  return {std::int64_t(std::floor(low + centre)),
+          std::int64_t(std::floor(high + centre)) + 2};
 }
 
 // Neighbouring pixels hit overlapping voxels, and a load that overlaps a store still in
@@ -107,7 +109,8 @@ void merge_block(const Input &in, const Planes &own, std::int64_t first, int n,
     if (i >= n || weight[i] == 0.0f)
       continue;
     const double v = values[i], w = weight[i];
-    const double x1 = fx[i], x0 = 1.0 - x1, y1 = fy[i], y0 = 1.0 - y1, z1 = fz[i], z0 = 1.0 - z1;
+    const double x1 = fx[i], x0 = 1.0 - x1, y1 = fy[i], y0 = 1.0 - y1, z1 = fz[i],
+                 z0 = 1.0 - z1;
     const f64x4 z_value = {v * z0, w * z0, v * z1, w * z1};
     double *p = accumulator + 2 * std::int64_t(base[i]);
     if (all_owned || (ix[i] >= own.first && ix[i] < own.last)) {
@@ -186,7 +189,8 @@ void ewald_merge(const Exec &exec, const float *slices, const float *slice_weigh
                  q,      n_pixels,      size,          friedel};
 #pragma omp parallel for schedule(static, 1) num_threads(exec.threads)
   for (int rank = 0; rank < exec.threads; ++rank)
-    merge_planes(in, {boundary(in, rank, exec.threads), boundary(in, rank + 1, exec.threads)},
+    merge_planes(in,
+                 {boundary(in, rank, exec.threads), boundary(in, rank + 1, exec.threads)},
                  accumulator);
 }
 

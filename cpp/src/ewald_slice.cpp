@@ -15,8 +15,8 @@ void ewald_slice(const Exec &exec, const float *volume, std::int64_t size,
     for (std::int64_t b = 0; b < n_blocks; ++b) {
       const std::int64_t first = b * kBlock;
       const int n = int(std::min<std::int64_t>(kBlock, n_pixels - first));
-      sample_block(volume, std::int32_t(size), rotation_matrix(quats + 4 * r), q, n_pixels,
-                   first, n, friedel, out + r * n_pixels + first);
+      sample_block(volume, std::int32_t(size), rotation_matrix(quats + 4 * r), q,
+                   n_pixels, first, n, friedel, out + r * n_pixels + first);
     }
 }
 

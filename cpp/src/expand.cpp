@@ -39,8 +39,8 @@ void expand_panel(const float *volume, std::int32_t size, const double *quats, i
     for (int lane = 0; lane < lanes; ++lane) {
       sample_block(volume, size, rotations[lane], q, n_pixels, first, n, friedel,
                    values[lane]);
-      total[lane] += tomogram_block(exposure + first,
-                                    reference ? reference + first : nullptr, n, values[lane]);
+      total[lane] += tomogram_block(
+          exposure + first, reference ? reference + first : nullptr, n, values[lane]);
     }
     for (int i = 0; i < n; ++i)
       for (int lane = 0; lane < kLanes; ++lane)
@@ -52,7 +52,8 @@ void expand_panel(const float *volume, std::int32_t size, const double *quats, i
 
 void expand(const Exec &exec, const float *volume, std::int64_t size, const double *quats,
             std::int64_t n_orientations, const float *q, std::int64_t n_pixels,
-            const float *exposure, const float *reference, bool friedel, float *out, double *total) {
+            const float *exposure, const float *reference, bool friedel, float *out,
+            double *total) {
   const std::int64_t n_panels = (n_orientations + kLanes - 1) / kLanes;
 #pragma omp parallel for schedule(dynamic) num_threads(exec.threads)
   for (std::int64_t p = 0; p < n_panels; ++p) {

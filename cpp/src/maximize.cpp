@@ -66,7 +66,8 @@ void for_tiles(const Exec &exec, std::int64_t n_orientations, std::int64_t n_fra
 constexpr int kDense = 8;
 
 template <int n> // n frames at once
-void dense_sums(const float *panel, std::int64_t n_pixels, const float *values, Sum *sums) {
+void dense_sums(const float *panel, std::int64_t n_pixels, const float *values,
+                Sum *sums) {
   Sum s[n] = {};
   for (std::int64_t t = 0; t < n_pixels; ++t) {
     const f32x16 a = load16(panel + t * kLanes), b = load16(panel + t * kLanes + 16);
@@ -148,9 +149,9 @@ void maximize_background(const Exec &exec, const float *panels, std::int64_t n_p
               for (std::int64_t d = d0; d < d1; ++d) {
                 const std::int64_t i = photons.begin[d];
                 alignas(64) float sums[kLanes] = {};
-                background_sum(panel, photons.row + i, photons.count + i,
-                               photons.orient_end[d] - i, {fluence[d], background_scale[d]},
-                               background, reference, sums);
+                background_sum(
+                    panel, photons.row + i, photons.count + i, photons.orient_end[d] - i,
+                    {fluence[d], background_scale[d]}, background, reference, sums);
                 finish({load16(sums), load16(sums + 16)}, fluence[d], offset + p * kLanes,
                        lanes, out + d * stride + p * kLanes);
               }

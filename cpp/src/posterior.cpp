@@ -75,9 +75,9 @@ Summary normalise(float *ll, std::int64_t n, float beta, float prior_power,
 
 void posterior(const Exec &exec, float *ll, std::int64_t n_frames,
                std::int64_t n_orientations, std::int64_t stride, const float *beta,
-               const float *prior_power, const float *log_prior, float cut, const double *total,
-               std::int64_t *best, double *expected_ll, double *information,
-               double *expected_total) {
+               const float *prior_power, const float *log_prior, float cut,
+               const double *total, std::int64_t *best, double *expected_ll,
+               double *information, double *expected_total) {
   double prior_sum = 0.0;
   for (std::int64_t r = 0; r < n_orientations; ++r)
     prior_sum += std::exp(double(log_prior[r]));

@@ -11,9 +11,9 @@ constexpr int kBlock = 64; // samples whose addresses are formed together, in ve
 
 // out[0..n) = trilinear samples at R q[:, first .. first + n), n <= kBlock.
 inline __attribute__((always_inline)) void
-sample_block(const float *__restrict__ volume, std::int32_t size, const Rotation &rotation,
-             const float *__restrict__ q, std::int64_t n_pixels, std::int64_t first, int n,
-             bool friedel, float *__restrict__ out) {
+sample_block(const float *__restrict__ volume, std::int32_t size,
+             const Rotation &rotation, const float *__restrict__ q, std::int64_t n_pixels,
+             std::int64_t first, int n, bool friedel, float *__restrict__ out) {
   alignas(64) std::int32_t base[kBlock];
   alignas(64) float fx[kBlock], fy[kBlock], fz[kBlock], scale[kBlock];
   const float *qx = q + first, *qy = qx + n_pixels, *qz = qy + n_pixels;

@@ -1,5 +1,5 @@
-// Portable 16-lane float vector (GCC/Clang vector extension): one zmm, two ymm or four xmm,
-// as the file that includes it is compiled for. Only for files in src/.
+// Portable 16-lane float vector (GCC/Clang vector extension): one zmm, two ymm or four
+// xmm, as the file that includes it is compiled for. Only for files in src/.
 #pragma once
 
 #include <cstring>

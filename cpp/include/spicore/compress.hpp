@@ -10,8 +10,9 @@
 //   compress             out[r, t] = sum_d P[d, r] K[d, t]
 //   compress_dense       the same with dense values[d, t]
 //   compress_background  out[r, t] = sum_d P[d, r] K[d, t] * signal(d, r, t),
-//                        signal = fluence[d] W[r,t] / (fluence[d] W[r,t] + scale[d] B[t]);
-//                        signal_photons[d] += sum over orienting rows of the same terms
+//                        signal = fluence[d] W[r,t] / (fluence[d] W[r,t] + scale[d]
+//                        B[t]); signal_photons[d] += sum over orienting rows of the same
+//                        terms
 //
 //   posterior   element (d, r) at posterior[d * stride + r]
 //   panels      [panels, n_pixels, kLanes] linear tomograms of expand
@@ -26,7 +27,8 @@ SPICORE_OPERATION(compress, const Exec &exec, const float *posterior, std::int64
                   std::int64_t n_pixels, float *scratch, float *out)
 SPICORE_OPERATION(compress_dense, const Exec &exec, const float *posterior,
                   std::int64_t stride, std::int64_t n_orientations, const float *values,
-                  std::int64_t n_frames, std::int64_t n_pixels, float *scratch, float *out)
+                  std::int64_t n_frames, std::int64_t n_pixels, float *scratch,
+                  float *out)
 SPICORE_OPERATION(compress_background, const Exec &exec, const float *posterior,
                   std::int64_t stride, std::int64_t n_orientations,
                   const Photons &photons, std::int64_t n_pixels, const float *panels,

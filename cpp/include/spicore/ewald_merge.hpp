@@ -14,8 +14,8 @@
 //   slice_weights  [n_slices]   slices of weight 0 are skipped
 //   pixel_weights  [n_pixels]   pixels of weight 0 are skipped
 //   quats          [n_slices, 4], q [3, n_pixels] as in ewald_slice
-//   friedel        fold points with x < 0 to their inverse: only planes x >= 0 are written
-//   accumulator    [size, size, size, 2] float64, added to
+//   friedel        fold points with x < 0 to their inverse: only planes x >= 0 are
+//   written accumulator    [size, size, size, 2] float64, added to
 //
 // float64, because a voxel sums up to a million terms. On the CPU every x plane has one
 // owner thread, so that the order of the sum does not depend on the number of threads; on

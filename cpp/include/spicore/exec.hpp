@@ -13,7 +13,8 @@ constexpr int kLanes = 32;
 
 } // namespace spicore
 
-// Declares one operation for every backend: one copy per CPU instruction set, one for CUDA.
+// Declares one operation for every backend: one copy per CPU instruction set, one for
+// CUDA.
 #define SPICORE_OPERATION(name, ...)                                                     \
   namespace spicore::cpu::baseline {                                                     \
   void name(__VA_ARGS__);                                                                \

@@ -11,7 +11,8 @@
 //   maximize             out[d, r] = sum_t K[d,t] * panels[r,t] - fluence[d] * offset[r]
 //   maximize_dense       the same with dense values[d, t] (counts, or reals for the
 //                        Gaussian form)
-//   maximize_background  out[d, r] = sum_t K[d,t] * log(fluence[d] W[r,t] + scale[d] B[t])
+//   maximize_background  out[d, r] = sum_t K[d,t] * log(fluence[d] W[r,t] + scale[d]
+//   B[t])
 //                                    - log(radial form) - fluence[d] * offset[r]
 //
 //   panels      [panels, n_pixels, kLanes] of expand

@@ -20,6 +20,6 @@
 // At cut = 14 what is dropped carries below 1e-5 of the posterior (polar_kernel.md).
 SPICORE_OPERATION(posterior, const Exec &exec, float *ll, std::int64_t n_frames,
                   std::int64_t n_orientations, std::int64_t stride, const float *beta,
-                  const float *prior_power, const float *log_prior, float cut, const double *total,
-                  std::int64_t *best, double *expected_ll, double *information,
-                  double *expected_total)
+                  const float *prior_power, const float *log_prior, float cut,
+                  const double *total, std::int64_t *best, double *expected_ll,
+                  double *information, double *expected_total)

@@ -27,8 +27,8 @@ _ENERGY_EV = 1500.0
 _OPENING = 0.1  # metres: width of the detector, and its distance
 _STOP = 2.0  # pixels
 
-SHARES = (0.15, 0.35, 0.55, 0.75, 0.95)
-"""Radii of the table, as shares of the detector's half width."""
+SHARES = (0.15, 0.35, 0.6, 0.85, 1.15)
+"""Radii of the table, as shares of the detector's half width; the last lies in its corners."""
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,8 @@ def _compare(
         "'half sets' is what can be known without the truth: even against odd frames. It lies "
         "below 'truth', as each half has half the photons. Two controls: a featureless ball that "
         "has the right mean on every shell must score about 0. Another molecule, turned until it "
-        "fits as well as it can, shows what luck gives: much in the innermost shells, where all "
-        "molecules look alike, and little beyond."
+        "fits as well as it can, shows what luck and the likeness of small molecules give; "
+        "'truth' must lie well above it."
     )
     good = median < 2 * near and curves["truth"][_radii(detector)[2]] > 0.5
     if good:

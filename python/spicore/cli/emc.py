@@ -17,7 +17,7 @@ from ..detector import Detector
 from ..errors import InputError
 from ..frames import Frames
 from ..report import inputs as noted_inputs
-from ..report.numbers import Summary, summarize
+from ..report.numbers import Summary, counted, summarize
 from . import _inputs, _options
 from ._progress import Reporter, duration, in_units
 
@@ -285,8 +285,8 @@ def print_summary(summary: Summary, out: Path, seconds: float) -> None:
     """Print the main numbers of a result."""
     s = summary
     modes = f", {s.n_modes} modes" if s.n_modes > 1 else ""
-    patterns = f", {s.n_patterns} fixed patterns" if s.n_patterns else ""
-    refined = f", then {s.n_refined} local refinements" if s.n_refined else ""
+    patterns = f", {counted(s.n_patterns, 'fixed pattern')}" if s.n_patterns else ""
+    refined = f", then {counted(s.n_refined, 'local refinement')}" if s.n_refined else ""
     rows = [
         ("state", f"{s.state} (last change {s.change:.2g})"),
         ("frames", f"{s.n_used:,} of {s.n_frames:,} used"),

@@ -484,7 +484,8 @@ class PixelEngine:
         if self.settings.fluence:
             mean = float(state.fluence.mean(dtype=np.float64))
             state.fluence /= np.float32(mean)
-            model.scale(mean)
+            if self.background is None:  # else merged with the old fluences, of mean 1
+                model.scale(mean)
         return model, _stacked([e[1] for e in estimates])
 
 

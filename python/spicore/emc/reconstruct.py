@@ -173,6 +173,8 @@ class _Run:
         self.frames = frames if everything else frames.select(self.used)
         self.group = orientations.point_group(config.symmetry)
         self.background = _checked_background(background, detector)
+        if self.background is not None and frames.kind == "dense":
+            raise InputError("background cannot be used with frames of real values (EMC type 2)")
         self.size = config.size or detector.size
         self.fluence = _checked_fluence(start_fluence, frames.n_frames)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
@@ -230,6 +232,8 @@ class _Run:
                 symmetrize=config.merge != "dragonfly",  # it takes a start model as it is
             )
         self.weight = np.zeros(self.model.volumes.shape, np.float32)
+        self.patterns = np.full((config.n_nonrotating, self.detector.n_pixels), np.nan, np.float32)
+        self.patterns[:, PixelLayout(self.detector, config.radius).pixel] = self.model.patterns
         self.state = FrameState.start(len(self.used))
         if self.fluence is not None:
             self.state.fluence = self.fluence[self.used] / self.fluence[self.used].mean()
@@ -239,10 +243,9 @@ class _Run:
         self.schedule = Schedule(config, steps, self.beta0)
         self._set_stage()
         factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
-        if start_model is None:
-            self.model.scale(factor)
-        else:  # whole: it may lack the symmetry ("dragonfly")
-            self.model.volumes *= np.float32(factor)
+        # Half of a random model, which has no other yet; a start model may lack the symmetry.
+        first = 0 if start_model is not None else self.size // 2
+        self.model.volumes[:, first:] *= np.float32(factor)
 
     def load(self, result: Result) -> None:
         """Take up a run where its file left off."""
@@ -259,8 +262,8 @@ class _Run:
             raise InputError(
                 f"the result to resume has edge {volumes.shape[1]}, the detector asks {self.size}"
             )
-        layout = PixelLayout(self.detector, self.config.radius)
-        self.model = Model(volumes, np.ascontiguousarray(result.patterns[:, layout.pixel]))
+        self.patterns = result.patterns
+        self.model = Model(volumes, result.patterns)
         self.weight = result.weight.reshape(volumes.shape)
         self.state = FrameState(
             **{name: getattr(result, name)[self.used] for name in FrameState.__dataclass_fields__}
@@ -287,6 +290,8 @@ class _Run:
         self.grid = Grid(np.ascontiguousarray(quats[order]), weights[order])
         self.stage = stage
         self.engine = self._engine(self.frames)
+        rows = self.engine.layout.pixel
+        self.model.patterns = np.ascontiguousarray(self.patterns[:, rows])
 
     def _engine(self, frames: Frames) -> PixelEngine:
         config = self.config
@@ -359,6 +364,7 @@ class _Run:
             seconds,
             dict(engine.timer.seconds),
         )
+        self.patterns[:, engine.layout.pixel] = self.model.patterns
         for name in HISTORY:
             self.history[name].append(getattr(done, name))
         return done
@@ -438,9 +444,6 @@ class _Run:
         if self.history["iteration"]:  # a start model may lack the symmetry ("dragonfly")
             complete(volumes)
         single = len(volumes) == 1
-        layout = self.engine.layout
-        patterns = np.full((len(self.model.patterns), self.detector.n_pixels), np.nan, np.float32)
-        patterns[:, layout.pixel] = self.model.patterns
         schedule = {
             name: getattr(self.schedule, name)
             for name in ("stage", "level", "held", "refined", "refining", "converged")
@@ -451,7 +454,7 @@ class _Run:
             **{name: self._all_frames(name) for name in PER_FRAME},
             history={name: np.array(values) for name, values in self.history.items()},
             half_sets=self.half,
-            patterns=patterns,
+            patterns=self.patterns,
             voxel_size=self.detector.voxel_size,
             config=self.config.to_toml(),
             schedule={**schedule, "n_stages": len(self.schedule.stages)},

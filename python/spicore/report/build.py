@@ -11,7 +11,7 @@ import numpy as np
 from . import figures, style
 from .data import Comparison, Data, collect
 from .inputs import write_text
-from .numbers import Summary, by_mode, observed_share
+from .numbers import Summary, by_mode, counted, observed_share
 from .page import Card, Picture, Section, page
 
 MODES_SHOWN = 4
@@ -61,7 +61,7 @@ def cards(data: Data) -> list[Card]:
     s = data.summary
     photons = "" if data.mean_photons is None else f"{data.mean_photons:,.0f} photons per frame"
     used = "all used" if s.n_used == s.n_frames else f"{s.n_used:,} used"
-    refined = f"then {s.n_refined} local refinements" if s.n_refined else ""
+    refined = f"then {counted(s.n_refined, 'local refinement')}" if s.n_refined else ""
     result = [
         Card("Frames", f"{s.n_frames:,}", ", ".join(filter(None, (used, photons)))),
         Card("Orientations", f"{s.n_orientations:,}", _sentence(_spacing(s), refined)),
@@ -69,7 +69,7 @@ def cards(data: Data) -> list[Card]:
         Card(
             "State",
             "converged" if s.converged else "not converged",
-            f"{s.iterations} iterations, last change {s.change:.2g}",
+            f"{counted(s.iterations, 'iteration')}, last change {s.change:.2g}",
         ),
     ]
     if s.n_modes > 1 or s.n_patterns:
@@ -115,9 +115,9 @@ def notes(data: Data) -> list[str]:
     result = []
     if not s.converged:
         result.append(
-            f"The run had not converged after {s.iterations} iterations: the model still changed "
-            f"by {s.change:.2g} (limit {data.config.tolerance:g}). Go on with --resume and more "
-            f"--iterations."
+            f"The run had not converged after {counted(s.iterations, 'iteration')}: the model "
+            f"still changed by {s.change:.2g} (limit {data.config.tolerance:g}). Go on with "
+            f"--resume and a higher limit of iterations."
         )
     if s.resolution is not None and np.isnan(s.resolution.radius):
         result.append(
@@ -140,6 +140,13 @@ def notes(data: Data) -> list[str]:
                 f"{np.log(n):.1f} nats. The volume is an average over wrong orientations."
             )
     result += _gaps(data)
+    empty = figures.empty_directions(data) if data.oriented.any() else 0.0
+    if empty > 0.1:
+        result.append(
+            f"For {100 * empty:.0f} % of all beam directions there is hardly any frame. Particles "
+            f"that are free to turn fill the sphere: suspect a wrong solution (try another seed or "
+            f"slower annealing), a near symmetry, or a preferred orientation."
+        )
     fluence = data.result.fluence[data.used]
     wild = float(np.mean((fluence > 5) | (fluence < 0.2)))
     if wild > 0.01:
@@ -156,7 +163,8 @@ def _gaps(data: Data) -> list[str]:
     seen = np.flatnonzero(share >= 0.5)
     if not seen.size:
         return ["No shell of the volume was observed by half: there are too few frames."]
-    worst = float(share[seen[0] : data.summary.reach + 1].min())
+    inside = share[seen[0] + 1 : data.summary.reach]  # the detector's edges cut through a shell
+    worst = float(inside.min(initial=1.0))
     if worst > 0.9:
         return []
     return [
@@ -201,7 +209,8 @@ def _volume(data: Data) -> Section:
                 style.data_uri(figures.half_sets(data)),
                 "Shell correlation of half sets",
                 f"Correlation of the volumes that even and odd frames give. {CORRELATION} Within "
-                "the shaded radius both began from one model; beyond it each from the radial mean.",
+                "the shaded radius both began from one model; beyond it each from the radial mean. "
+                "It shows noise, not a wrong model that both may have inherited.",
             )
         )
     circle = ""
@@ -257,6 +266,7 @@ def _run(data: Data) -> Section:
 def _examples(data: Data) -> Section:
     if not data.examples:
         return Section("Frames beside the model", f"Not shown: {data.no_examples}.", [])
+    cropped = ", cropped to where the photons are" if data.examples[0].cropped else ""
     pictures = [
         Picture(
             f"frame-{one.number}",
@@ -270,7 +280,7 @@ def _examples(data: Data) -> Section:
     return Section(
         "Frames beside the model",
         "Measured frames from weak to strong, beside what the volume predicts at the orientation "
-        "that fits best. Grey pixels are not used.",
+        f"that fits best{cropped}. Grey pixels are not used.",
         pictures,
     )
 
@@ -289,6 +299,8 @@ def _truth(data: Data, comparison: Comparison) -> Section:
         )
     if comparison.pose_errors is not None:
         group = "" if comparison.group == "C1" else f", up to the symmetry {comparison.group}"
+        if np.isfinite(comparison.group_score):
+            group += f" (its axes found in the truth, which has it to {comparison.group_score:.2f})"
         flat = " and half turns about the beam (flat Ewald sphere)" if comparison.flat else ""
         pictures.append(
             Picture(

@@ -20,6 +20,7 @@ from ..ewald import ewald_slice
 from ..frames import Frames
 from ..io.files import reading_hdf5
 from . import inputs
+from .axes import find_group
 from .numbers import Summary, by_mode, observed_share, summarize
 
 Float64 = NDArray[np.float64]
@@ -28,6 +29,7 @@ FLUENCE_QUANTILES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
 """Frames shown as examples: from weak to strong."""
 
 _PHOTON_SAMPLE = 2000  # frames to average: 1 % for fluences that vary by 40 %, in one short read
+_SHARE_SHOWN = 0.98  # of the photons, in pictures of frames
 _LARGEST_PICTURE = 128  # elements per edge; larger detectors are binned to be readable
 _FLAT = 0.5  # voxels that the Ewald sphere may leave its tangent plane and count as flat
 
@@ -42,6 +44,7 @@ class Example:
     frame: Float64
     tomogram: Float64
     binning: int
+    cropped: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Comparison:
     pose_errors : float64 [F]     degrees, of frames in use
     random_error : float          median for shuffled poses
     group : str                   point group divided by
+    group_score : float           self-correlation of the truth under it; NaN if not known
     flat : bool                   half turns about the beam divided out too
     fluence : (found, true) [F]   both with mean 1
     """
@@ -67,6 +71,7 @@ class Comparison:
     pose_errors: Float64 | None = None
     random_error: float = float("nan")
     group: str = "C1"
+    group_score: float = float("nan")
     flat: bool = False
     fluence: tuple[Float64, Float64] | None = None
 
@@ -205,6 +210,7 @@ def _examples(
         background = inputs.read_background(background_path)
     q_abs = np.linalg.norm(detector.q_voxels, axis=1)
     shown = (detector.mask < 2) & ((q_abs <= config.radius) if config.radius else True)
+    window, cropped = _window(frames[by_fluence[chosen]], detector)
     examples = []
     for d in by_fluence[chosen]:
         values = frames.dense(int(d), int(d) + 1)[0].astype(np.float64)
@@ -212,8 +218,8 @@ def _examples(
         if background is not None:
             expected = expected + result.background_scale[d] * background
         values[~shown] = expected[~shown] = np.nan
-        frame, binning = _binned(detector.to_image(values))
-        tomogram, _ = _binned(detector.to_image(expected))
+        frame, binning = _binned(detector.to_image(values)[window])
+        tomogram, _ = _binned(detector.to_image(expected)[window])
         examples.append(
             Example(
                 int(d),
@@ -222,6 +228,7 @@ def _examples(
                 frame,
                 tomogram,
                 binning,
+                cropped,
             )
         )
     return tuple(examples)
@@ -237,6 +244,26 @@ def _tomogram(result: Result, detector: Detector, d: int, threads: int | None) -
     quat = _unit(result.orientation[d : d + 1])
     slices = ewald_slice(volumes[mode], quat, detector.q_voxels, threads=threads)
     return slices[0] * detector.correction * fluence
+
+
+def _window(frames: Frames, detector: Detector) -> tuple[tuple[slice, slice], bool]:
+    """Return the part of a picture that holds most photons, and whether it is not all of it."""
+    xy = detector.pixel_xy
+    placed = np.isfinite(xy).all(axis=1)
+    used = placed & (detector.mask < 2)
+    photons = np.abs(frames.dense(0, len(frames)).sum(axis=0, dtype=np.float64))[used]
+    radius = np.linalg.norm(xy[used], axis=1)
+    order = np.argsort(radius)
+    running = np.cumsum(photons[order])
+    place = np.searchsorted(running, _SHARE_SHOWN * running[-1])
+    reach = 1.15 * radius[order][min(place, len(radius) - 1)] + 3.0
+    corner = xy[placed].min(axis=0)
+    extent = np.ceil(xy[placed].max(axis=0) - corner).astype(int) + 1
+    low = np.clip(np.floor(-reach - corner).astype(int), 0, extent - 1)
+    high = np.clip(np.ceil(reach - corner).astype(int) + 1, low + 1, extent)
+    if (high - low).prod() > 0.7 * extent.prod():
+        return (slice(None), slice(None)), False
+    return (slice(low[0], high[0]), slice(low[1], high[1])), True
 
 
 def _binned(image: Float64) -> tuple[Float64, int]:
@@ -282,9 +309,12 @@ def _compare(
     if "orientation" in truth and used.any():
         true = _per_frame(truth["orientation"], (n, 4), "orientation")[used]
         found, true = _unit(result.orientation[used]), _unit(true)
-        errors, _ = metrics.pose_error(found, true, group=group, friedel_flat=flat)
+        elements: Float64 | str = group
+        if "true_volume" in values and group != "C1":
+            elements, values["group_score"] = find_group(values["true_volume"], group, threads)
+        errors, _ = metrics.pose_error(found, true, group=elements, friedel_flat=flat)
         shuffled = np.random.default_rng(0).permutation(true)
-        at_random, _ = metrics.pose_error(found, shuffled, group=group, friedel_flat=flat)
+        at_random, _ = metrics.pose_error(found, shuffled, group=elements, friedel_flat=flat)
         values |= {"pose_errors": errors, "random_error": float(np.median(at_random))}
     if "fluence" in truth and used.any():
         true = _per_frame(truth["fluence"], (n,), "fluence")[used].astype(np.float64)

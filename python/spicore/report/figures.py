@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from .. import metrics, orientations
@@ -27,6 +27,11 @@ _TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 300, 1000, 3000, 10_000, 30_000)
 COVERAGE_NOISE = 0.14
 """Relative spread that the density of evenly spread directions would show."""
 
+_FAINTEST = 1e-8
+"""Of the brightest: below that there were no photons, and a scale would show only that."""
+
+_DIRECTIONS = 10_000  # that many resolve 8 degrees at this noise
+
 
 def _colour_map(name: str = style.MAP) -> Colormap:
     import matplotlib
@@ -41,16 +46,33 @@ def slice_norm(data: Data) -> LogNorm:
     """Return the colour scale that all slices of a result share."""
     volumes, weights = by_mode(data.result.intensity), by_mode(data.result.weight)
     centre = volumes.shape[-1] // 2
+    across = np.arange(volumes.shape[-1]) - centre
+    inside = np.hypot(across[:, None], across) <= _scale_radius(data)
     values = []
     for volume, weight in zip(volumes, weights, strict=True):
         for axis in range(3):
             plane, seen = volume.take(centre, axis), weight.take(centre, axis) > 0
-            values.append(plane[seen & (plane > 0)])
+            values.append(plane[inside & seen & (plane > 0)])
     together = np.concatenate(values)
     if not together.size:
         return LogNorm(1e-3, 1.0)
-    low, high = np.percentile(together, (4.0, 99.8))
+    high = float(np.percentile(together, 99.8))
+    low = float(np.percentile(together[together > _FAINTEST * high], 4.0))
     return LogNorm(low, max(high, 10.0 * low))
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten between two numbers."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    return [m * 10.0**k for k in powers for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+
+
+def _scale_radius(data: Data) -> float:
+    """Return the radius inside which the colours should tell things apart: beyond is noise."""
+    resolution = data.summary.resolution
+    if resolution is None or np.isnan(resolution.radius):
+        return float(data.summary.reach)
+    return 1.3 * resolution.radius
 
 
 def volume_slice(data: Data, mode: int, axis: int, norm: LogNorm) -> Figure:
@@ -80,6 +102,10 @@ def volume_slice(data: Data, mode: int, axis: int, norm: LogNorm) -> Figure:
     _resolution_circle(ax, data, scale)
     bar = fig.colorbar(picture, ax=ax, pad=0.02)
     bar.set_label("intensity (photons per pixel)")
+    if norm.vmax < 300 * norm.vmin:  # powers of ten alone would be too few
+        bar.set_ticks(_round_numbers(norm.vmin, norm.vmax), minor=False)
+        bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.outline.set_visible(False)
     return fig
 
@@ -117,7 +143,7 @@ def radial_average(data: Data) -> Figure:
                 lw=0,
                 label="10 to 90 % of the voxels",
             )
-        positive = mean[mean > 0]
+        positive = mean[mean > _FAINTEST * mean.max()]
         lowest = min(lowest, positive.min()) if positive.size else lowest
     _true_radial(ax, data, scale)
     ax.set_yscale("log")
@@ -262,30 +288,29 @@ def coverage(data: Data) -> Figure:
     return fig
 
 
+def empty_directions(data: Data) -> float:
+    """Return the share of the sphere where the density of beam directions is below 0.2."""
+    _, latitude, density = _direction_density(directions(data))
+    area = np.cos(latitude)[:, None] * np.ones_like(density)
+    return float(area[density < 0.2].sum() / area.sum())
+
+
 def _direction_density(vectors: Float64) -> tuple[Float64, Float64, Float64]:
     """Return longitude [L], latitude [B] and the density [B, L] smoothed on the sphere.
 
     A von Mises-Fisher kernel of concentration k leaves a relative noise of sqrt(k / F) for F
-    directions; k is chosen to make that `COVERAGE_NOISE`. Directions are counted in bins of equal
-    area first, so the cost does not depend on their number.
+    directions; k is chosen to make that `COVERAGE_NOISE`. Cost: 0.5 s at most.
     """
+    vectors = vectors[:: -(-len(vectors) // _DIRECTIONS)]
     kappa = float(np.clip(COVERAGE_NOISE**2 * len(vectors), 8.0, 300.0))
-    n_z, n_phi = 60, 120
-    phi = np.arctan2(vectors[:, 1], vectors[:, 0])
-    counts, z_edges, phi_edges = np.histogram2d(
-        np.clip(vectors[:, 2], -1, 1), phi, (n_z, n_phi), ((-1, 1), (-np.pi, np.pi))
-    )
-    z = (z_edges[:-1] + z_edges[1:]) / 2
-    middle = (phi_edges[:-1] + phi_edges[1:]) / 2
     longitude = np.linspace(-np.pi, np.pi, 121)
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 61)
-    # cos of the angle between a point and a bin: sin b z + cos b sqrt(1 - z^2) cos(difference)
-    density = np.zeros((latitude.size, longitude.size))
-    apart = np.cos(longitude[:, None] - middle)  # [L, n_phi]
-    for i, b in enumerate(latitude):
-        for row, height in zip(counts, z, strict=True):
-            cosine = np.sin(b) * height + np.cos(b) * np.sqrt(1 - height**2) * apart
-            density[i] += np.exp(kappa * (cosine - 1.0)) @ row
+    across = np.stack([np.cos(longitude), np.sin(longitude)], axis=1)
+    density = np.empty((latitude.size, longitude.size))
+    for row, angle in zip(density, latitude, strict=True):
+        points = np.column_stack([np.cos(angle) * across, np.full(len(across), np.sin(angle))])
+        cosine = points.astype(np.float32) @ vectors.T.astype(np.float32)
+        row[:] = np.exp(np.float32(kappa) * (cosine - 1)).sum(axis=1)
     whole = len(vectors) * (1.0 - np.exp(-2.0 * kappa)) / (2.0 * kappa)
     return longitude, latitude, density / whole
 
@@ -313,24 +338,26 @@ def example(one: Example) -> Figure:
     high = max(float(np.percentile(bright, 99.9)), 1.0) if bright.size else 1.0
     norm = PowerNorm(0.45, 0.0, high, clip=False)
     for ax, picture, name in ((left, one.frame, "frame"), (right, one.tomogram, "model")):
-        ax.imshow(
-            picture.T, norm=norm, cmap=_colour_map(), origin="lower", interpolation="nearest"
-        )
+        ax.imshow(picture.T, norm=norm, cmap=_colour_map(), origin="lower", interpolation="nearest")
         ax.set_axis_off()
         ax.set_title(name, pad=3)
     bar = fig.colorbar(
         ScalarMappable(norm, _colour_map()), ax=(left, right), shrink=0.8, pad=0.02, extend="max"
     )
-    bar.set_ticks(_count_ticks(high))
+    bar.set_ticks(_count_ticks(norm))
     each = "pixel" if one.binning == 1 else f"{one.binning}x{one.binning} pixels"
     bar.set_label(f"photons per {each}")
     bar.outline.set_visible(False)
     return fig
 
 
-def _count_ticks(high: float) -> list[float]:
-    ticks = [t for t in _TICKS if t <= high]
-    return [*ticks, round(high, 1)] if len(ticks) < 3 else ticks
+def _count_ticks(norm: PowerNorm) -> list[float]:
+    """Return round counts that are not too close to be read, the largest first."""
+    kept: list[float] = []
+    for tick in reversed([t for t in _TICKS if t <= norm.vmax]):
+        if all(abs(norm(tick) - norm(other)) > 0.08 for other in kept):
+            kept.append(tick)
+    return kept if len(kept) > 1 else [0.0, round(float(norm.vmax), 1)]
 
 
 # Quality
@@ -345,7 +372,9 @@ def half_sets(data: Data) -> Figure:
     start = float(half.get("start_radius", 0.0)) * scale
     ax.axvspan(0, start, color="#f1f4f7", lw=0, zorder=0)
     if start > 0:
-        ax.text(start, 0.03, "common start ", ha="right", fontsize=8, color="#5b6875")
+        narrow = start < 0.25 * data.summary.reach * scale
+        place, side = (0.0, "left") if narrow else (start, "right")
+        ax.text(place, -0.07, " common start ", ha=side, fontsize=8, color="#5b6875")
     ax.plot(half["radius"][kept] * scale, half["shell_cc"][kept], color=BLUE)
     _threshold(ax, data, scale)
     _correlation_axes(ax, data, unit)
@@ -398,7 +427,7 @@ def truth_correlation(data: Data) -> Figure:
     kept = slice(0, data.summary.reach + 1)
     ax.plot(radius[kept] * scale, flat[kept], color=FAINT, lw=1.2, label="featureless model")
     _correlation_axes(ax, data, unit)
-    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.13))
+    ax.legend(loc="best")
     return fig
 
 

@@ -69,8 +69,13 @@ class Summary:
     def state(self) -> str:
         """Whether the run converged, in words."""
         if self.converged:
-            return f"converged after {self.iterations} iterations"
-        return f"not converged: stopped after {self.iterations} iterations"
+            return f"converged after {counted(self.iterations, 'iteration')}"
+        return f"not converged: stopped after {counted(self.iterations, 'iteration')}"
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number of things in words: 1 iteration, 2 iterations."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def summarize(result: Result) -> Summary:
@@ -115,9 +120,7 @@ def by_mode(volume: NDArray) -> NDArray:
 def shell_of(size: int) -> NDArray[np.intp]:
     """Return the rounded distance from the origin of every voxel [N, N, N]."""
     squared = (np.arange(size, dtype=np.float32) - size // 2) ** 2
-    return np.rint(
-        np.sqrt(squared[:, None, None] + squared[:, None] + squared)
-    ).astype(np.intp)
+    return np.rint(np.sqrt(squared[:, None, None] + squared[:, None] + squared)).astype(np.intp)
 
 
 def observed_share(weight: NDArray) -> Float64:

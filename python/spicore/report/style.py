@@ -132,7 +132,7 @@ def whole_numbers(ax: Axes) -> None:
     """Put ticks of x at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
 Draw = Callable[..., Figure]

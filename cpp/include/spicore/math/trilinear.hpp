@@ -1,4 +1,5 @@
-// Where a rotated detector pixel falls in a cubic volume [x, y, z], C order, origin size/2.
+// Where a rotated detector pixel falls in a cubic volume [x, y, z], C order, origin
+// size/2.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ SPI_HD Cell locate(const Rotation &r, float qx, float qy, float qz, std::int32_t
   z = z * sign + centre;
   const float limit = float(size - 1);
   // Written so that NaN is outside.
-  const bool inside = (x >= 0) & (x < limit) & (y >= 0) & (y < limit) & (z >= 0) & (z < limit);
+  const bool inside =
+      (x >= 0) & (x < limit) & (y >= 0) & (y < limit) & (z >= 0) & (z < limit);
   x = inside ? x : 0.0f;
   y = inside ? y : 0.0f;
   z = inside ? z : 0.0f;
