@@ -77,9 +77,7 @@ def test_peer_scipy(benchmark, job, copy_bandwidth):
     """scipy.sparse: csr @ dense in float32; it runs on one thread."""
     frames, logs = job.csr(job.n_orient), tomograms(job)
     result = benchmark.pedantic(lambda: frames @ logs, rounds=3, warmup_rounds=1)
-    describe(
-        benchmark, job.n_lit * job.n_tile, traffic(job, job.n_lit, 8), copy_bandwidth[1]
-    )
+    describe(benchmark, job.n_lit * job.n_tile, traffic(job, job.n_lit, 8), copy_bandwidth[1])
     ll = np.empty_like(result)
     zero = np.zeros(job.n_tile, np.float32)
     maximize(job.panels(job.reference), job.photons, job.fluence, zero, ll)

@@ -62,9 +62,9 @@ class Job:
         return int(self.photons.begin[-1])
 
     def panels(self, reference, **options):
-        return kernels.expand(
-            self.volume, self.quats, self.q, self.exposure, reference, **options
-        )[0]
+        return kernels.expand(self.volume, self.quats, self.q, self.exposure, reference, **options)[
+            0
+        ]
 
     @cached_property
     def scores(self):
@@ -114,8 +114,10 @@ def copy_bandwidth():
         parts = list(zip(np.array_split(source, threads), np.array_split(target, threads),
                          strict=True))  # fmt: skip
         with ThreadPoolExecutor(threads) as pool:
-            return 2 * COPIED / best_time(
-                lambda: list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts))
+            return (
+                2
+                * COPIED
+                / best_time(lambda: list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts)))
             )
 
     return {threads: measured(threads) for threads in THREADS}

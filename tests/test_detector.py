@@ -585,10 +585,10 @@ def test_load_argument_errors(tmp_path):
 
 def test_failed_writes_leave_nothing_behind(tmp_path):
     det = Detector(**fields(), background=np.zeros(81))
-    with pytest.raises(InputError, match="no/d: cannot be written"):
+    with pytest.raises(InputError, match=r"cannot write .*no/d"):
         det.save(tmp_path / "no" / "d")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="folder: cannot be written"):
+    with pytest.raises(InputError, match=r"cannot write .*folder"):
         det.save(tmp_path / "folder")
     with pytest.raises(InputError, match=r"the suffix must be one of \.dat, \.h5, got '\.txt'"):
         det.save_dragonfly(tmp_path / "d.txt")

@@ -54,8 +54,9 @@ import pytest
 
 from spicore import Detector, Frames, ewald_merge, orientations
 from spicore.emc import Config, kernels, reconstruct
-from spicore.emc.engine import DRAGONFLY_FLOOR, FrameState, Grid, PixelEngine, Settings
+from spicore.emc.engine import FrameState, Grid, PixelEngine, Settings
 from spicore.emc.layout import PixelLayout
+from spicore.emc.merge import DRAGONFLY_FLOOR
 from spicore.emc.model import Model, checked_start, complete
 
 BETA, N_FRAMES, SIZE = 0.2, 400, 87

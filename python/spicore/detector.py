@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -23,6 +21,7 @@ from . import _validate
 from .errors import InputError
 from .io import crystfel, dragonfly_detector
 from .io.crystfel import HC_EV_ANGSTROM
+from .io.files import atomic_path, writing_hdf5
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FORMAT = "spicore-detector"
@@ -394,7 +393,7 @@ class Detector:
         InputError
             The file cannot be written.
         """
-        with _replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        with writing_hdf5(path) as (file, _):
             file.attrs["format"] = _FORMAT
             file.attrs["format_version"] = _FORMAT_VERSION
             for name, value in self._fields().items():
@@ -416,7 +415,7 @@ class Detector:
         path = Path(path)
         writers = {".dat": dragonfly_detector.write_text, ".h5": dragonfly_detector.write_hdf5}
         suffix = _validate.choice(f"{path}: the suffix", path.suffix, tuple(writers))
-        with _replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             writers[suffix](temporary, self._fields())
 
     def _fields(self) -> dict[str, Any]:
@@ -580,17 +579,3 @@ def _read_own(file: h5py.File) -> dict[str, Any]:
     return {name: dragonfly_detector.read_dataset(file, name) for name in arrays} | {
         name: file.attrs.get(name) for name in scalars
     }
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a file name in the same folder, which becomes `path` if nothing fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

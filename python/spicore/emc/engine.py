@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +11,14 @@ from numpy.typing import NDArray
 from .. import _core
 from ..ewald import symmetric_copies
 from ..frames import Frames
-from ..orientations import multiply
 from . import kernels
 from .kernels import LANES, Photons, Posterior
 from .layout import PixelLayout
+from .merge import Merger
 from .model import Accumulator, Model, estimate
+from .refine import Refinement, batches
+from .score import Scores
+from .state import Block, Buffers, FrameState, Grid, Settings, Timer
 
 LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
 
@@ -29,109 +28,11 @@ DENSE_ABOVE = 0.3
 CUT = 14.0
 """Posterior terms this many nats below the largest are dropped."""
 
-KEPT = np.float32(0.05)
-"""Local refinement merges a frame where its posterior is at least this share of its peak:
-the neighbours below it are a fraction of a voxel away and cost as much."""
-
 DRAGONFLY_THREADS = 2
 """That program cuts below the largest term of each of its threads, which take rotations in
 turn; so which rotations it merges depends on their number. The parity data used two."""
 
-DRAGONFLY_FLOOR = np.float32(1e-6)
-"""It leaves smaller probabilities out of the photons, though not out of the exposure."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What stays the same in every iteration."""
-
-    fluence: bool
-    dragonfly: bool  # merge and temper as that program
-    prior: float
-    gaussian_sigma: float
-    block_bytes: int
-    threads: int
-    symmetry: NDArray[np.float64]  # [G, 4]
-    background: NDArray[np.float64] | None = None  # photons per detector pixel
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The orientations searched: quats [R, 4] and their prior weights [R], sum 1."""
-
-    quats: NDArray[np.float64]
-    weights: NDArray[np.float64]
-
-
-@dataclass
-class FrameState:
-    """What is known of each frame; all arrays [N]."""
-
-    fluence: NDArray[np.float32]
-    background_scale: NDArray[np.float32]
-    orientation: NDArray[np.float32]  # [N, 4], the best so far
-    mode: NDArray[np.int32]
-    log_likelihood: NDArray[np.float64]
-    mutual_information: NDArray[np.float64]
-
-    @classmethod
-    def start(cls, n: int) -> FrameState:
-        """All fluences 1, nothing known of the rest."""
-        nan = np.full(n, np.nan)
-        return cls(
-            np.ones(n, np.float32),
-            np.ones(n, np.float32),
-            np.full((n, 4), np.nan, np.float32),
-            np.zeros(n, np.int32),
-            nan.copy(),
-            nan.copy(),
-        )
-
-
-@dataclass
-class Timer:
-    """Seconds spent per stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        elapsed = time.perf_counter() - start
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
-
-
-@dataclass
-class Block:
-    """Frames start .. stop, ready for the kernels."""
-
-    start: int
-    stop: int
-    photons: Photons | NDArray[np.float32]  # for likelihood and merging
-    n_photons: NDArray[np.float64]  # in rows that orient
-    constant: NDArray[np.float64]  # of the log-likelihood, per frame
-
-
 Progress = Callable[[str, float], None]
-
-
-class Buffers:
-    """Scratch arrays that are kept from tile to tile: fresh memory costs a page fault per 4 kB."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[np.float32]] = {}
-
-    def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Return float32 of a shape, uninitialised; the same memory for the same name."""
-        n = int(np.prod(shape))
-        if name not in self._arrays or self._arrays[name].size < n:
-            self._arrays[name] = np.empty(n, np.float32)
-        return self._arrays[name][:n].reshape(shape)
-
-    def release(self) -> None:
-        """Give the memory back, before something else needs as much."""
-        self._arrays.clear()
 
 
 class PixelEngine:
@@ -312,7 +213,7 @@ class PixelEngine:
         ll = self.buffers("ll", n_frames, len(log_prior))
         total = np.empty(len(log_prior))
         span = slice(block.start, block.stop)
-        scores = _Scores(self, block, state, log_reference, self.buffers, self.settings.threads)
+        scores = Scores(self, block, state, log_reference, self.buffers, self.settings.threads)
         for mode, volume in enumerate(model.volumes):
             for tile in self._tiles(grid):
                 first = mode * n_rotations + tile.start
@@ -360,9 +261,9 @@ class PixelEngine:
         )
         fixed = n_modes + result.best - n_modes * n_rotations
         state.mode[span] = np.where(rotating, best // n_rotations, fixed)
-        self._store(block, state, result, fluence)
+        self.store(block, state, result, fluence)
 
-    def _store(
+    def store(
         self, block: Block, state: FrameState, result: Posterior, fluence: NDArray[np.float32]
     ) -> None:
         """Keep what the posterior says of each frame, and its new fluence."""
@@ -395,7 +296,7 @@ class PixelEngine:
         fluence = state.fluence[block.start : block.stop]
         if self.settings.dragonfly:
             fluence = old_fluence
-        merger = _Merger(
+        merger = Merger(
             self,
             block,
             state,
@@ -434,8 +335,8 @@ class PixelEngine:
             for block in self._blocks(len(local), padded):
                 if progress:
                     progress("refine", block.start / self.frames.n_frames)
-                work = _Refinement(self, model, local, state, log_reference)
-                for batch in _batches(block, 16):
+                work = Refinement(self, model, local, state, log_reference)
+                for batch in batches(block, 16):
                     merged = [m for m in pool.map(work, batch) if m is not None]
                     work.merge(merged, accumulators)
         with self.timer("update"):
@@ -507,298 +408,3 @@ def _points(profile: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 
 def _padded(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.concatenate([values, np.zeros(n - len(values))])
-
-
-class _Scores:
-    """Log-likelihoods of one block: which form of the kernels the frames call for."""
-
-    def __init__(
-        self,
-        engine: PixelEngine,
-        block: Block,
-        state: FrameState,
-        log_reference: NDArray[np.float64],
-        buffers: Buffers,
-        threads: int,
-    ) -> None:
-        layout, settings = engine.layout, engine.settings
-        self.engine, self.buffers, self.threads = engine, buffers, threads
-        self.centre = float(np.exp(log_reference).sum())
-        rows = slice(0, layout.n_orient)
-        self.q = np.ascontiguousarray(layout.q[:, rows])
-        self.exposure = layout.exposure[rows]
-        self.reference = log_reference.astype(np.float32)
-        self.linear = engine.gaussian or engine.background is not None
-        self.fluence = state.fluence[block.start : block.stop]
-        self.photons = block.photons
-        self.background = None
-        if engine.gaussian:
-            # (x - fluence W)^2 / 2 sigma^2 without its x^2 term, in the form of `maximize`
-            variance = np.float32(settings.gaussian_sigma**2)
-            self.photons = block.photons[:, rows] * (self.fluence / variance)[:, None]
-            self.fluence = self.fluence**2 / variance
-        elif engine.dense:
-            self.photons = np.ascontiguousarray(block.photons[:, rows])
-        if engine.background is not None:
-            scale = state.background_scale[block.start : block.stop]
-            self.background = (engine.background[rows], scale, self.reference)
-
-    def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
-        reference = None if self.linear else self.reference
-        n_panels = -(-len(quats) // LANES)
-        out = self.buffers("panels", n_panels, len(self.exposure), LANES)
-        return kernels.expand(
-            volume,
-            quats,
-            self.q,
-            self.exposure,
-            reference,
-            friedel=not self.engine.settings.dragonfly,
-            out=out,
-            threads=self.threads,
-        )
-
-    def pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
-        """Panels of the fixed patterns, as `expand` makes them of a volume."""
-        tomograms = patterns[:, : len(self.exposure)] * self.exposure
-        sums = tomograms.sum(axis=1, dtype=np.float64)
-        if not self.linear:
-            tomograms = np.log(np.maximum(tomograms, 1e-36)) - self.reference
-        n_panels = -(-len(patterns) // LANES)
-        panels = np.zeros((n_panels, len(self.exposure), LANES), np.float32)
-        for k, tomogram in enumerate(tomograms):
-            panels[k // LANES, :, k % LANES] = tomogram
-        return panels, sums
-
-    def maximize(self, panels: NDArray, sums: NDArray, ll: NDArray, first: int) -> NDArray:
-        """Write the columns from `first` on; return the total of each orientation."""
-        n = len(sums)
-        if self.engine.gaussian:
-            squares = np.einsum("ptl,ptl->pl", panels, panels, dtype=np.float64)
-            sums = 0.5 * squares.ravel()[:n]
-        offset = (sums - (0.0 if self.engine.gaussian else self.centre)).astype(np.float32)
-        kernels.maximize(
-            panels,
-            self.photons,
-            self.fluence,
-            offset,
-            ll,
-            first,
-            background=self.background,
-            threads=self.threads,
-        )
-        return sums
-
-    def constant(self, block: Block, fluence: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What the kernels leave out of each frame's log-likelihood."""
-        if self.engine.gaussian:
-            return block.constant
-        phi = fluence.astype(np.float64)
-        constant = block.constant - phi * self.centre
-        if self.background is None:
-            return constant + block.n_photons * np.log(phi)
-        background, scale, _ = self.background
-        return constant - scale * background.sum(dtype=np.float64)
-
-
-class _Merger:
-    """Adds the photons of one block, weighted by their posterior, to the accumulators."""
-
-    def __init__(
-        self,
-        engine: PixelEngine,
-        block: Block,
-        state: FrameState,
-        probability: NDArray[np.float32],
-        fluence: NDArray[np.float32],
-        old_fluence: NDArray[np.float32],
-        buffers: Buffers,
-        threads: int,
-    ) -> None:
-        self.engine, self.block, self.state = engine, block, state
-        self.layout, self.buffers, self.threads = engine.layout, buffers, threads
-        self.probability, self.old_fluence = probability, old_fluence
-        power = fluence**2 if engine.gaussian else fluence
-        self.exposures = power @ probability  # [C]: sum_d P fluence
-        if engine.settings.dragonfly:
-            probability[probability <= DRAGONFLY_FLOOR] = 0.0
-        self.photons = block.photons
-        self.pixel_weights = self.layout.exposure
-        if engine.gaussian:  # least squares: photons e fluence over e^2 fluence^2
-            self.photons = block.photons * fluence[:, None]
-            self.pixel_weights = self.layout.exposure**2
-        self.signal = np.zeros(block.stop - block.start)
-        self.expected_total = np.zeros(block.stop - block.start)
-
-    def slices(
-        self, first: int, n: int, tomograms: Callable[[], tuple[NDArray, NDArray]]
-    ) -> NDArray[np.float32]:
-        """Posterior-weighted photons [n, T] of the columns from `first` on."""
-        background = None
-        if self.engine.background is not None:
-            panels, total = tomograms()
-            span = slice(self.block.start, self.block.stop)
-            scale = self.state.background_scale[span]
-            background = (panels, self.old_fluence, self.engine.background, scale)
-            self.expected_total += self.probability[:, first : first + n] @ total
-        with self.engine.timer("compress"):
-            slices, signal = kernels.compress(
-                self.probability,
-                self.photons,
-                n,
-                self.layout.n_rows,
-                first,
-                background=background,
-                out=self.buffers("slices", n, self.layout.n_rows),
-                scratch=self.buffers("scratch", self.threads, self.layout.n_rows, LANES),
-                threads=self.threads,
-            )
-        if signal is not None:
-            self.signal += signal
-        if self.engine.gaussian:
-            slices *= self.layout.exposure
-        return slices
-
-    def volume(self, volume: NDArray, accumulator: Accumulator, quats: NDArray, first: int) -> None:
-        """Merge one tile of orientations."""
-        exposures = np.ascontiguousarray(self.exposures[first : first + len(quats)])
-        if not exposures.any():
-            return
-        slices = self.slices(first, len(quats), lambda: self.tomograms(volume, quats))
-        pixel_weights = self.pixel_weights
-        if self.engine.settings.dragonfly:
-            # mean photons per rotation, each rotation with weight 1
-            divisor = np.where(exposures > 0, exposures, 1.0)[:, None]
-            slices /= divisor * pixel_weights
-            exposures = (exposures > 0).astype(np.float32)
-            pixel_weights = np.ones_like(pixel_weights)
-        self.engine.merge(slices, exposures, pixel_weights, quats, accumulator)
-
-    def tomograms(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
-        """Linear tomograms on all rows, and their sums over the rows that orient."""
-        n_panels = -(-len(quats) // LANES)
-        panels, _ = kernels.expand(
-            volume,
-            quats,
-            self.layout.q,
-            self.layout.exposure,
-            out=self.buffers("panels", n_panels, self.layout.n_rows, LANES),
-            threads=self.threads,
-        )
-        sums = panels[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64).ravel()
-        return panels, sums[: len(quats)]
-
-    def patterns(self, patterns: NDArray, sums: NDArray[np.float64], first: int) -> None:
-        """Add to the photons and exposures [2, K, T] of the fixed patterns."""
-        n = len(patterns)
-        slices = self.slices(first, n, lambda: self._pattern_panels(patterns))
-        sums[0] += slices
-        sums[1] += np.outer(self.exposures[first : first + n], self.pixel_weights)
-
-    def _pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
-        tomograms = patterns * self.layout.exposure
-        panels = np.zeros((-(-len(patterns) // LANES), self.layout.n_rows, LANES), np.float32)
-        for k, tomogram in enumerate(tomograms):
-            panels[k // LANES, :, k % LANES] = tomogram
-        return panels, tomograms[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64)
-
-    def finish(self) -> None:
-        """With a background: share each frame's photons between signal and background."""
-        if self.engine.background is None:
-            return
-        span = slice(self.block.start, self.block.stop)
-        background = self.engine.background[: self.layout.n_orient].sum(dtype=np.float64)
-        rest = np.maximum(self.block.n_photons - self.signal, 0.0)
-        self.state.background_scale[span] = np.maximum(rest / max(background, 1e-30), 1e-6)
-        if self.engine.settings.fluence:
-            total = np.maximum(self.expected_total, 1e-30)
-            self.state.fluence[span] = np.maximum(self.signal / total, 1e-6)
-
-
-def _batches(block: Block, n: int) -> Iterator[list[Block]]:
-    """Split a block into single frames, n at a time."""
-    frames = [_single(block, d) for d in range(block.stop - block.start)]
-    for first in range(0, len(frames), n):
-        yield frames[first : first + n]
-
-
-def _single(block: Block, d: int) -> Block:
-    photons = block.photons
-    if isinstance(photons, Photons):
-        a, b = photons.begin[d], photons.begin[d + 1]
-        one: Photons | NDArray[np.float32] = Photons(
-            np.array([0, b - a]),
-            photons.orient_end[d : d + 1] - a,
-            photons.row[a:b],
-            photons.count[a:b],
-        )
-    else:
-        one = photons[d : d + 1]
-    start = block.start + d
-    return Block(start, start + 1, one, block.n_photons[d : d + 1], block.constant[d : d + 1])
-
-
-class _Refinement:
-    """E-step of single frames over their own rotations; frames run side by side."""
-
-    def __init__(
-        self,
-        engine: PixelEngine,
-        model: Model,
-        local: NDArray[np.float64],
-        state: FrameState,
-        log_reference: NDArray[np.float64],
-    ) -> None:
-        self.engine, self.model, self.local, self.state = engine, model, local, state
-        self.log_reference = log_reference
-        self.log_prior = np.full(len(local), -np.log(len(local)), np.float32)
-        self._own = threading.local()
-
-    def buffers(self) -> Buffers:
-        """Return the scratch arrays of this thread."""
-        if not hasattr(self._own, "buffers"):
-            self._own.buffers = Buffers()
-        return self._own.buffers
-
-    def __call__(self, block: Block) -> tuple[int, NDArray, NDArray, NDArray] | None:
-        """Orient one frame; return (mode, quats, slices, exposures) to merge."""
-        d, engine, state = block.start, self.engine, self.state
-        mode = int(state.mode[d])
-        if mode >= len(self.model.volumes):
-            return None
-        best = state.orientation[d].astype(np.float64)
-        quats = multiply(best / np.linalg.norm(best), self.local)
-        volume = self.model.volumes[mode]
-        buffers = self.buffers()
-        scores = _Scores(engine, block, state, self.log_reference, buffers, threads=1)
-        panels, sums = scores.expand(volume, quats)
-        p = np.empty((1, len(quats)), np.float32)
-        total = scores.maximize(panels, sums, p, 0)
-        old = state.fluence[d : d + 1].copy()
-        result = kernels.posterior(p, np.ones(1, np.float32), self.log_prior, total, threads=1)
-        result = result._replace(expected_ll=result.expected_ll + scores.constant(block, old))
-        state.orientation[d] = quats[result.best[0]]
-        engine._store(block, state, result, old)
-        new = state.fluence[d : d + 1]
-        p[p < KEPT * p.max()] = 0.0
-        p /= p.sum()
-        merger = _Merger(engine, block, state, p, new, old, buffers, threads=1)
-        slices = merger.slices(0, len(quats), lambda: merger.tomograms(volume, quats))
-        merger.finish()
-        kept = np.flatnonzero(p[0])
-        return mode, quats[kept], slices[kept], merger.exposures[kept]
-
-    def merge(self, merged: list, accumulators: list[Accumulator]) -> None:
-        """Scatter what a batch of frames returned, in the order of the frames."""
-        weights = self.engine.layout.exposure
-        for mode, accumulator in enumerate(accumulators):
-            parts = [m[1:] for m in merged if m[0] == mode]
-            if parts:
-                quats, slices, exposures = (np.concatenate(p) for p in zip(*parts, strict=True))
-                self.engine.merge(
-                    slices,
-                    exposures,
-                    weights**2 if self.engine.gaussian else weights,
-                    np.ascontiguousarray(quats),
-                    accumulator,
-                )

@@ -75,7 +75,7 @@ class PixelLayout:
             block.offset, block.pixel, block.count, self.row_of, self.n_orient, threads=threads
         )
 
-    def tile_size(self, budget: int = 16 << 20) -> int:
+    def tile_size(self, budget: int = 12 << 20) -> int:
         """Orientations whose tomograms fit in `budget` bytes: whole panels, 32 to 1024.
 
         It depends on the detector alone, so that sums run in the same order everywhere.

@@ -19,9 +19,10 @@ from ..frames import Frames
 from .config import Config
 from .engine import FrameState, Grid, PixelEngine, Settings
 from .layout import PixelLayout
-from .model import Model, change_between, checked_start, complete, low_passed, n_radii, random_model
+from .model import Model, change_between, checked_start, complete, low_passed, random_model
 from .result import PER_FRAME, Result
 from .schedule import Schedule, Stage, auto_beta, stages
+from .survey import checked_background, checked_fluence, radial_profile, radius_holding, used_frames
 
 COARSE_SHARE = 0.95
 """Share of the photons inside the radius of the coarse stage; with 0.85, sim_1bxr
@@ -167,16 +168,16 @@ class _Run:
             )
         self.config, self.detector, self.threads = config, detector, threads
         self.on_iteration, self.on_progress = on_iteration, on_progress
-        self.used = _used_frames(frames.n_frames, blacklist, config.selection)
+        self.used = used_frames(frames.n_frames, blacklist, config.selection)
         self.n_frames = frames.n_frames
         everything = len(self.used) == frames.n_frames
         self.frames = frames if everything else frames.select(self.used)
         self.group = orientations.point_group(config.symmetry)
-        self.background = _checked_background(background, detector)
+        self.background = checked_background(background, detector)
         if self.background is not None and frames.kind == "dense":
             raise InputError("background cannot be used with frames of real values (EMC type 2)")
         self.size = config.size or detector.size
-        self.fluence = _checked_fluence(start_fluence, frames.n_frames)
+        self.fluence = checked_fluence(start_fluence, frames.n_frames)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.half: dict[str, NDArray] = {}
         self._survey()
@@ -213,9 +214,9 @@ class _Run:
         else:
             self.beta0 = np.full(len(self.used), float(self.config.beta))
         powder_rows = powder[layout.pixel] / len(self.used)
-        self.profile = _radial_profile(layout, powder_rows, self.size)
+        self.profile = radial_profile(layout, powder_rows, self.size)
         self.pattern = np.maximum(powder_rows / layout.exposure, 1e-12)
-        self.coarse_radius = _radius_holding(layout, powder_rows, COARSE_SHARE)
+        self.coarse_radius = radius_holding(layout, powder_rows, COARSE_SHARE)
 
     def start(self, start_model: NDArray | None) -> None:
         """Make the model and the state of the first iteration."""
@@ -331,6 +332,7 @@ class _Run:
         engine, schedule = self.engine, self.schedule
         engine.timer.seconds.clear()
         old = self.model
+        self.weight = np.empty(0, np.float32)  # its memory is needed more than its values
         if schedule.refining:
             local = refinement_grid(self.stage.num_div, schedule.refined)
             n_orientations = len(local)
@@ -415,25 +417,28 @@ class _Run:
             start = time.perf_counter()
             old = model
             if k < HALF_ITERATIONS:
+                n_orientations = len(self.grid.quats)
                 model, _ = engine.iterate(
                     old, self.grid, state, beta, self.profile, self.on_progress
                 )
             else:
                 local = refinement_grid(self.stage.num_div, k - HALF_ITERATIONS)
+                n_orientations = len(local)
                 model, _ = engine.refine(old, local, state, self.profile, self.on_progress)
             if self.on_iteration:
+                seconds = time.perf_counter() - start
                 self.on_iteration(
                     Iteration(
-                        k + 1,
-                        name,
-                        1.0,
-                        self._change(old, model),
-                        float(state.log_likelihood.mean()),
-                        float(state.mutual_information.mean()),
-                        len(self.grid.quats),
-                        self.stage.radius,
-                        time.perf_counter() - start,
-                        {},
+                        iteration=k + 1,
+                        stage=name,
+                        beta=1.0,
+                        change=self._change(old, model),
+                        log_likelihood=float(state.log_likelihood.mean()),
+                        mutual_information=float(state.mutual_information.mean()),
+                        n_orientations=n_orientations,
+                        radius=self.stage.radius,
+                        seconds=seconds,
+                        stages={},
                     )
                 )
         return complete(model.volumes)
@@ -476,60 +481,3 @@ def refinement_grid(num_div: int, done: int) -> NDArray[np.float64]:
     """
     radius = 0.5 * orientations.grid_spacing(num_div) / 2**done
     return orientations.local_grid(radius, radius / 2)
-
-
-def _used_frames(n: int, blacklist: NDArray | None, selection: str) -> NDArray[np.int64]:
-    keep = np.ones(n, bool)
-    if blacklist is not None:
-        dropped = np.asarray(blacklist)
-        if dropped.shape != (n,):
-            raise InputError(f"blacklist must have shape [{n}], got {list(dropped.shape)}")
-        keep = ~dropped.astype(bool)
-    used = np.flatnonzero(keep)
-    if selection != "all":
-        used = used[0 if selection == "even" else 1 :: 2]
-    if not len(used):
-        raise InputError("blacklist and selection leave no frame")
-    return used
-
-
-def _checked_background(value: NDArray | None, detector: Detector) -> NDArray[np.float64] | None:
-    background = detector.background if value is None else np.asarray(value, np.float64)
-    if background is None:
-        return None
-    if background.shape != (detector.n_pixels,):
-        raise InputError(
-            f"background must have shape [{detector.n_pixels}], got {list(background.shape)}"
-        )
-    used = background[detector.mask < 2]
-    if not np.isfinite(used).all() or (used < 0).any():
-        raise InputError("background must be finite and not negative on pixels of mask 0 and 1")
-    return np.where(detector.mask < 2, background, 0.0)
-
-
-def _checked_fluence(value: NDArray | None, n: int) -> NDArray[np.float32] | None:
-    if value is None:
-        return None
-    fluence = np.asarray(value, np.float32)
-    if fluence.shape != (n,):
-        raise InputError(f"start_fluence must have shape [{n}], got {list(fluence.shape)}")
-    if not (np.isfinite(fluence) & (fluence > 0)).all():
-        raise InputError("start_fluence must be finite and positive")
-    return fluence
-
-
-def _radial_profile(layout: PixelLayout, powder: NDArray, size: int) -> NDArray[np.float64]:
-    """Mean intensity at integer radii from the powder pattern; gaps are interpolated."""
-    n = n_radii(size)
-    index = np.rint(layout.q_abs).astype(np.int64)
-    photons = np.bincount(index, powder, n)
-    exposure = np.bincount(index, layout.exposure, n)
-    known = np.flatnonzero(exposure > 0)
-    return np.interp(np.arange(n), known, np.maximum(photons[known] / exposure[known], 1e-12))
-
-
-def _radius_holding(layout: PixelLayout, powder: NDArray, share: float) -> float:
-    rows = slice(0, layout.n_orient)
-    order = np.argsort(layout.q_abs[rows])
-    running = np.cumsum(powder[rows][order])
-    return float(layout.q_abs[rows][order][np.searchsorted(running, share * running[-1])])
