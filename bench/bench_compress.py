@@ -68,6 +68,10 @@ def test_compress(benchmark, job, copy_bandwidth, kind, form, threads):
     describe(benchmark, samples, traffic(job, job.n_lit_merged, 6), copy_bandwidth[threads])
 
 
+def test_instruction_sets(benchmark, job, copy_bandwidth, level):
+    test_compress(benchmark, job, copy_bandwidth, "broad", "sparse", 1)
+
+
 @pytest.mark.parametrize("threads", THREADS)
 def test_compress_dense(benchmark, job, copy_bandwidth, threads):
     p = probabilities(job, BETAS["broad"])[:DENSE_FRAMES]

@@ -42,6 +42,10 @@ def test_expand(benchmark, job, copy_bandwidth, form, friedel, threads):
     describe(benchmark, samples, traffic(job, job.n_tile), copy_bandwidth[threads])
 
 
+def test_instruction_sets(benchmark, job, copy_bandwidth, level):
+    test_expand(benchmark, job, copy_bandwidth, "logarithm", True, 1)
+
+
 def test_peer_numpy(benchmark, job, copy_bandwidth):
     """float32 NumPy, one orientation at a time, logarithms included; one thread."""
     size, n = len(job.volume), LANES

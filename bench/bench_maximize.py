@@ -51,6 +51,11 @@ def test_maximize(benchmark, job, copy_bandwidth, form, threads):
     describe(benchmark, samples, traffic(job, job.n_lit, 6), copy_bandwidth[threads])
 
 
+@pytest.mark.parametrize("form", ["sparse", "background"])
+def test_instruction_sets(benchmark, job, copy_bandwidth, form, level):
+    test_maximize(benchmark, job, copy_bandwidth, form, 1)
+
+
 @pytest.mark.parametrize("threads", THREADS)
 def test_maximize_dense(benchmark, job, copy_bandwidth, threads):
     panels, offset = job.panels(job.reference), np.zeros(job.n_tile, np.float32)

@@ -44,6 +44,10 @@ def test_posterior(benchmark, job, scores, copy_bandwidth, kind, threads):
     describe(benchmark, scores.size, TRAFFIC, copy_bandwidth[threads])
 
 
+def test_instruction_sets(benchmark, job, scores, copy_bandwidth, level):
+    test_posterior(benchmark, job, scores, copy_bandwidth, "broad", 1)
+
+
 @pytest.mark.parametrize("kind", BETAS)
 def test_peer_numpy(benchmark, job, scores, copy_bandwidth, kind):
     """Softmax in float32 and the expectations, in blocks of frames that fit the cache."""

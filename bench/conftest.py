@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bench_ewald_slice import COPIED, best_time
 
-from spicore import Detector, Frames, orientations
+from spicore import Detector, Frames, _core, orientations
 from spicore._dispatch import n_threads
 from spicore.emc import kernels
 from spicore.emc.layout import PixelLayout
@@ -121,3 +121,14 @@ def copy_bandwidth():
             )
 
     return {threads: measured(threads) for threads in THREADS}
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def level(request):
+    """Each instruction set in turn: what one gains over another should be explicable."""
+    if request.param not in _core.simd_levels():
+        pytest.skip(f"this machine cannot run {request.param}")
+    before = _core.simd()
+    _core.set_simd(request.param)
+    yield request.param
+    _core.set_simd(before)

@@ -257,8 +257,8 @@ def test_log_likelihood_is_exact_to_a_thousandth(experiment, subtracted):
 
     Measured, largest of 2,800: 8.4e-4, of which expand makes 7.2e-4; 2.5e-4 among orientations
     that can matter, within 50 nats of a frame's best. Without the reference the sums reach 3,300
-    instead of 1,500 and the error 3.0e-3, 1.5e-3 near the best. Errors grow with the
-    photons: 2.7e-3 and 7.5e-4 for 10,000.
+    instead of 1,500 and the error 1.6e-3 to 3.4e-3, near the best 0.9e-3 to 2.1e-3, by the order
+    of the sum. Errors grow with the photons: 2.7e-3 and 7.5e-4 for 10,000.
     """
     detector, volume, frames, quats = experiment
     layout = PixelLayout(detector)
@@ -283,8 +283,8 @@ def test_log_likelihood_is_exact_to_a_thousandth(experiment, subtracted):
         assert error.max() < 1e-3
         assert error[matters].max() < 4e-4
     else:  # the control
-        assert error.max() > 2e-3
-        assert error[matters].max() > 8e-4
+        assert error.max() > 1.2e-3
+        assert error[matters].max() > 6e-4
 
 
 # --- errors

@@ -3,9 +3,13 @@
 #include "spicore/exec.hpp"
 #include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <vector>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace py = pybind11;
 namespace cpu = spicore::cpu;
@@ -26,6 +30,13 @@ void set_simd(const std::string &name) {
   throw std::invalid_argument("this machine cannot run the instruction set " + name);
 }
 
+// Freed memory that the C library keeps for itself counts as the process's own.
+void trim_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -40,6 +51,7 @@ PYBIND11_MODULE(_core, m) {
 #else
   m.attr("openmp") = false;
 #endif
+  m.def("trim_memory", &trim_memory, "Give freed memory back to the system.");
   m.attr("lanes") = spicore::kLanes;
   spicore::bindings::add_sort_photons(m);
   spicore::bindings::add_ewald_slice(m);

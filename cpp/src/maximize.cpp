@@ -1,6 +1,7 @@
 #include "spicore/maximize.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "spicore/math/elementary.hpp"
 #include "vec.hpp"
@@ -12,37 +13,61 @@ namespace {
 // in the second-level cache, few enough to share the work evenly.
 constexpr std::int64_t kFrames = 256;
 
+constexpr int kVectors = kLanes / kNative;
+
 struct Sum { // the 32 lanes of a panel
-  f32x16 a, b;
+  f32n v[kVectors];
 };
 
-// Sum over one frame's photons of count * row; four partial sums hide the add latency.
+inline __attribute__((always_inline)) void add(Sum &s, const float *p, float k) {
+  for (int j = 0; j < kVectors; ++j)
+    s.v[j] += k * load_native(p + j * kNative);
+}
+
+// Partial sums that hide the add latency and stay in registers.
+constexpr int kPartial = kVectors <= 2 ? 4 : kVectors <= 4 ? 2 : 1;
+
+// Photons summed on their own before they join the total: blocks keep the rounding error
+// of thousands of float32 terms to that of a hundred.
+constexpr std::int64_t kBlocked = 128;
+
+inline __attribute__((always_inline)) Sum block_sum(const float *panel,
+                                                    const std::uint32_t *row,
+                                                    const std::uint16_t *count,
+                                                    std::int64_t n) {
+  Sum s[kPartial] = {};
+  std::int64_t i = 0;
+  for (; i + kPartial <= n; i += kPartial)
+    for (int j = 0; j < kPartial; ++j)
+      add(s[j], panel + std::int64_t(row[i + j]) * kLanes, count[i + j]);
+  for (; i < n; ++i)
+    add(s[0], panel + std::int64_t(row[i]) * kLanes, count[i]);
+  for (int step = 1; step < kPartial; step *= 2)
+    for (int j = 0; j + step < kPartial; j += 2 * step)
+      for (int k = 0; k < kVectors; ++k)
+        s[j].v[k] += s[j + step].v[k];
+  return s[0];
+}
+
+// Sum over one frame's photons of count * row.
 inline Sum photon_sum(const float *panel, const std::uint32_t *row,
                       const std::uint16_t *count, std::int64_t n) {
-  Sum s[4] = {};
-  std::int64_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    for (int j = 0; j < 4; ++j) {
-      const float *p = panel + std::int64_t(row[i + j]) * kLanes;
-      const float k = count[i + j];
-      s[j].a += k * load16(p);
-      s[j].b += k * load16(p + 16);
-    }
-  for (; i < n; ++i) {
-    const float *p = panel + std::int64_t(row[i]) * kLanes;
-    const float k = count[i];
-    s[0].a += k * load16(p);
-    s[0].b += k * load16(p + 16);
+  Sum total = {};
+  for (std::int64_t i = 0; i < n; i += kBlocked) {
+    const Sum s =
+        block_sum(panel, row + i, count + i, std::min<std::int64_t>(kBlocked, n - i));
+    for (int k = 0; k < kVectors; ++k)
+      total.v[k] += s.v[k];
   }
-  return {(s[0].a + s[1].a) + (s[2].a + s[3].a), (s[0].b + s[1].b) + (s[2].b + s[3].b)};
+  return total;
 }
 
 // out[lane] = sum[lane] - fluence * offset[lane]
 inline void finish(const Sum &sum, float fluence, const float *offset, int lanes,
                    float *out) {
   alignas(64) float values[kLanes];
-  store16(values, sum.a);
-  store16(values + 16, sum.b);
+  for (int j = 0; j < kVectors; ++j)
+    store_native(values + j * kNative, sum.v[j]);
   for (int lane = 0; lane < lanes; ++lane)
     out[lane] = values[lane] - fluence * offset[lane];
 }
@@ -63,18 +88,19 @@ void for_tiles(const Exec &exec, std::int64_t n_orientations, std::int64_t n_fra
 }
 
 // Register block of the dense form: frames that share one load of a panel row.
-constexpr int kDense = 8;
+constexpr int kDense = kVectors <= 2 ? 8 : kVectors <= 4 ? 2 : 1;
 
 template <int n> // n frames at once
 void dense_sums(const float *panel, std::int64_t n_pixels, const float *values,
                 Sum *sums) {
   Sum s[n] = {};
   for (std::int64_t t = 0; t < n_pixels; ++t) {
-    const f32x16 a = load16(panel + t * kLanes), b = load16(panel + t * kLanes + 16);
-    for (int d = 0; d < n; ++d) {
-      s[d].a += values[d * n_pixels + t] * a;
-      s[d].b += values[d * n_pixels + t] * b;
-    }
+    f32n row[kVectors];
+    for (int j = 0; j < kVectors; ++j)
+      row[j] = load_native(panel + t * kLanes + j * kNative);
+    for (int d = 0; d < n; ++d)
+      for (int j = 0; j < kVectors; ++j)
+        s[d].v[j] += values[d * n_pixels + t] * row[j];
   }
   std::copy(s, s + n, sums);
 }
@@ -149,11 +175,13 @@ void maximize_background(const Exec &exec, const float *panels, std::int64_t n_p
               for (std::int64_t d = d0; d < d1; ++d) {
                 const std::int64_t i = photons.begin[d];
                 alignas(64) float sums[kLanes] = {};
+                Sum sum;
                 background_sum(
                     panel, photons.row + i, photons.count + i, photons.orient_end[d] - i,
                     {fluence[d], background_scale[d]}, background, reference, sums);
-                finish({load16(sums), load16(sums + 16)}, fluence[d], offset + p * kLanes,
-                       lanes, out + d * stride + p * kLanes);
+                std::memcpy(&sum, sums, sizeof sum);
+                finish(sum, fluence[d], offset + p * kLanes, lanes,
+                       out + d * stride + p * kLanes);
               }
             });
 }

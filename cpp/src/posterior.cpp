@@ -40,9 +40,13 @@ Summary normalise(float *ll, std::int64_t n, float beta, float prior_power,
       std::fill(x, x + m, 0.0f);
       continue;
     }
+    // Two loops: a conditional exponential does not vectorise.
 #pragma omp simd
     for (int i = 0; i < m; ++i)
-      p[i] = s[i] >= -cut ? fast_exp(s[i] < 0.0f ? s[i] : 0.0f) : 0.0f;
+      p[i] = fast_exp(s[i] < 0.0f ? s[i] : 0.0f);
+#pragma omp simd
+    for (int i = 0; i < m; ++i)
+      p[i] = s[i] >= -cut ? p[i] : 0.0f;
     double norm = 0, expected = 0, information = 0, sum_total = 0;
 #pragma omp simd reduction(+ : norm, expected, information, sum_total)
     for (int i = 0; i < m; ++i) {

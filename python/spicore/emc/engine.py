@@ -170,11 +170,13 @@ class PixelEngine:
             )
             old_fluence = state.fluence[span].copy()
             self._update_state(block, grid, state, result, old_fluence, n_modes)
+            self.buffers.release("panels")
             if progress:
                 progress("merge", block.start / n_frames)
             self._merge(
                 block, model, grid, state, probability, old_fluence, accumulators, pattern_sums
             )
+            del block, probability  # the largest arrays, before volumes are made
         self.buffers.release()
         with self.timer("update"):
             return self._new_model(accumulators, pattern_sums, prior_profile, state, model)

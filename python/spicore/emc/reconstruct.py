@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import metrics, orientations
+from .. import _core, metrics, orientations
 from .._dispatch import n_threads
 from ..detector import Detector
 from ..errors import InputError
@@ -293,6 +293,7 @@ class _Run:
         self.engine = self._engine(self.frames)
         rows = self.engine.layout.pixel
         self.model.patterns = np.ascontiguousarray(self.patterns[:, rows])
+        _core.trim_memory()  # of reading and of the grid; what follows comes in large pieces
 
     def _engine(self, frames: Frames) -> PixelEngine:
         config = self.config

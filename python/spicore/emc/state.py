@@ -98,6 +98,7 @@ class Buffers:
             self._arrays[name] = np.empty(n, np.float32)
         return self._arrays[name][:n].reshape(shape)
 
-    def release(self) -> None:
-        """Give the memory back, before something else needs as much."""
-        self._arrays.clear()
+    def release(self, *names: str) -> None:
+        """Give the memory of some names, or all, back before something else needs as much."""
+        for name in names or tuple(self._arrays):
+            self._arrays.pop(name, None)

@@ -45,10 +45,11 @@ SPI_HD float fast_exp(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const std::int32_t bits = (k + 127) << 23;
+  // A mask, not a choice: GCC would branch around everything above and not vectorise it.
+  const std::int32_t bits = ((k + 127) << 23) & -std::int32_t(x > -87.0f);
   float scale;
   std::memcpy(&scale, &bits, 4);
-  return x > -87.0f ? p * scale : 0.0f;
+  return p * scale;
 }
 
 } // namespace spicore
