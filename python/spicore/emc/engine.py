@@ -15,7 +15,7 @@ from . import kernels
 from .kernels import LANES, Photons, Posterior
 from .layout import PixelLayout
 from .merge import Merger
-from .model import Accumulator, Model, estimate
+from .model import Accumulator, Model, estimate, estimate_as_dragonfly
 from .refine import Refinement, batches
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
@@ -361,7 +361,7 @@ class PixelEngine:
                     pixel_weights,
                     rotated,
                     self.layout.q,
-                    True,
+                    not self.settings.dragonfly,
                     accumulator.pairs,
                     self.settings.threads,
                 )
@@ -375,15 +375,19 @@ class PixelEngine:
         old: Model,
     ) -> tuple[Model, NDArray[np.float32]]:
         """Divide photons by exposure; patterns stay where `pattern_sums` is None."""
-        prior = 0.0 if self.settings.dragonfly else self.settings.prior
-        estimates = [estimate(a, prior_profile, prior) for a in accumulators]
+        dragonfly = self.settings.dragonfly
+        prior = 0.0 if dragonfly else self.settings.prior
+        estimates = [
+            estimate_as_dragonfly(a) if dragonfly else estimate(a, prior_profile, prior)
+            for a in accumulators
+        ]
         patterns = old.patterns
         if pattern_sums is not None:
             photons, exposure = pattern_sums
             row_mean = np.interp(self.layout.q_abs, *_points(prior_profile))
             new = (photons + prior * row_mean) / np.maximum(exposure + prior, 1e-30)
             patterns = new.astype(np.float32)
-        model = Model(_stacked([e[0] for e in estimates]), patterns.copy())
+        model = Model(_stacked([e[0] for e in estimates]), patterns.copy(), not dragonfly)
         if self.settings.fluence:
             mean = float(state.fluence.mean(dtype=np.float64))
             state.fluence /= np.float32(mean)

@@ -40,10 +40,13 @@ class Model:
         half x >= 0; the planes x < 0 are filled by `complete`, and until then cost no memory.
     patterns : float32 [K, T]
         Fixed patterns on the rows, same unit.
+    centrosymmetric : bool
+        False only in Dragonfly's merge: volumes are whole and lack the symmetry.
     """
 
     volumes: NDArray[np.float32]
     patterns: NDArray[np.float32]
+    centrosymmetric: bool = True
 
     @property
     def size(self) -> int:
@@ -51,8 +54,9 @@ class Model:
         return self.volumes.shape[1]
 
     def scale(self, factor: float) -> None:
-        """Multiply the half x >= 0 and the patterns by a factor, in place."""
-        self.volumes[:, self.size // 2 :] *= np.float32(factor)
+        """Multiply all that is in use by a factor, in place."""
+        first = self.size // 2 if self.centrosymmetric else 0
+        self.volumes[:, first:] *= np.float32(factor)
         self.patterns *= np.float32(factor)
 
     def radial_mean(self) -> NDArray[np.float64]:
@@ -112,6 +116,28 @@ def estimate(
     return intensity, weight
 
 
+def estimate_as_dragonfly(
+    accumulator: Accumulator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return intensity [N, N, N] and weight of an unfolded accumulator, as that program does.
+
+    It makes the sums centrosymmetric, weighted by the weights of both sides, *before* it
+    divides by the weight of one; where the weights are not centrosymmetric neither is the
+    result. The weight returned is of both sides.
+    """
+    pairs = accumulator.pairs
+    size = len(pairs)
+    intensity, weight = (np.zeros((size, size, size), np.float32) for _ in range(2))
+    for x in range(size):
+        value, w = pairs[x, ..., 0], pairs[x, ..., 1]
+        mate_value, mate_w = (pairs[size - 1 - x, ::-1, ::-1, i] for i in (0, 1))
+        weight[x] = w + mate_w
+        used = w > 0
+        mixed = (value * w + mate_value * mate_w)[used] / (w + mate_w)[used]
+        intensity[x][used] = mixed / w[used]
+    return intensity, weight
+
+
 def at_radius(profile: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:
     """Spread a radial profile over voxels; radii beyond its end take the last value."""
     return profile[np.minimum(index, len(profile) - 1)]
@@ -125,7 +151,7 @@ def low_passed(model: Model, profile: NDArray[np.float64], radius: float) -> Mod
         for volume in volumes:
             plane = volume[model.size // 2 + k]
             plane[index > radius] = mean[index > radius]
-    return Model(volumes, model.patterns.copy())
+    return Model(complete(volumes), model.patterns.copy())
 
 
 def change_between(old: Model, new: Model, photons: NDArray[np.float64]) -> float:

@@ -264,7 +264,7 @@ class _Run:
                 f"the result to resume has edge {volumes.shape[1]}, the detector asks {self.size}"
             )
         self.patterns = result.patterns
-        self.model = Model(volumes, result.patterns)
+        self.model = Model(volumes, result.patterns, self.config.merge != "dragonfly")
         self.weight = result.weight.reshape(volumes.shape)
         self.state = FrameState(
             **{name: getattr(result, name)[self.used] for name in FrameState.__dataclass_fields__}
@@ -285,7 +285,8 @@ class _Run:
             index, weights = orientations.asymmetric_unit(quats, weights, self.config.symmetry)
             quats = quats[index]
         if self.config.merge == "dragonfly":
-            order = np.arange(len(quats))
+            # its order, and its rotations: its matrix is the transpose of ours
+            order, quats = np.arange(len(quats)), orientations.conjugate(quats)
         else:
             order = orientations.sort_by_view(quats)
         self.grid = Grid(np.ascontiguousarray(quats[order]), weights[order])
@@ -344,8 +345,6 @@ class _Run:
             n_orientations = len(self.grid.quats)
             factor = 1.0
             if self.config.merge == "dragonfly":
-                if self.history["iteration"]:
-                    complete(old.volumes)
                 factor = self.mean_photons / engine.mean_total(old, self.grid)
                 if not self.config.fluence:  # it matches the mean photons in every iteration
                     old.volumes *= np.float32(factor)
@@ -442,13 +441,14 @@ class _Run:
                         stages={},
                     )
                 )
-        return complete(model.volumes)
+        return complete(model.volumes) if model.centrosymmetric else model.volumes
 
     def result(self) -> Result:
         """Return the present state as a `Result`."""
-        volumes, weight = self.model.volumes, complete(self.weight)
-        if self.history["iteration"]:  # a start model may lack the symmetry ("dragonfly")
+        volumes, weight = self.model.volumes, self.weight
+        if self.model.centrosymmetric and self.history["iteration"]:
             complete(volumes)
+            complete(weight)
         single = len(volumes) == 1
         schedule = {
             name: getattr(self.schedule, name)
