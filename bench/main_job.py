@@ -99,6 +99,34 @@ def reconstruct(name: str, threads: int, seed: int, control: bool) -> dict:
     return row
 
 
+def true_poses() -> dict:
+    """What merging sim_1bxr with its recorded poses and fluences reaches: the limit."""
+    folder = DATA / "sim_1bxr"
+    detector = sp.Detector.load(folder / "detector.h5")
+    frames = sp.Frames.open(folder / "photons.h5")
+    with h5py.File(folder / "photons_truth.h5") as file:
+        poses, fluence = file["quaternions_wxyz"][()], file["fluence"][()]
+    used = detector.mask < 2
+    size = detector.size
+    sums = np.zeros((2, size, size, size))
+    for start, block in frames.blocks(250):
+        span = slice(start, start + len(block))
+        sums += sp.ewald_merge(
+            block.to_dense(np.float32)[:, used],
+            poses[span],
+            detector.q_voxels[used].astype(np.float32),
+            size,
+            slice_weights=fluence[span],
+            pixel_weights=detector.correction[used],
+            friedel=True,
+        )
+    merged = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
+    with h5py.File(folder / "true_intensity.h5") as file:
+        truth = centred(file["intens"][()], size)
+    radius, cc = sp.metrics.shell_cc(merged.astype(np.float32), truth, weight=sums[1])
+    return {"shell_cc": {r: at(radius, cc, r) for r in RADII}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
@@ -111,6 +139,7 @@ def main() -> None:
         "sim_4bed": ("sim_4bed", False),
     }
     table: dict = {"machine": args.machine, "threads": args.threads, "seed": args.seed}
+    table["sim_1bxr_true_poses"] = true_poses()
     for label, (name, control) in jobs.items():
         table[label] = reconstruct(name, args.threads, args.seed, control)
         print(label, json.dumps(table[label]), flush=True)
