@@ -34,7 +34,7 @@ def _numbers(value) -> set[str]:
         return set().union(*(_numbers(v) for v in value.values()))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return set()
-    return {f"{value:.{digits}f}" for digits in range(4)}
+    return {f"{value:.{digits}f}" for digits in range(5)}
 
 
 def test_results_table_is_filled_from_measurements():
