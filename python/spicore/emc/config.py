@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from .. import _validate, orientations
 from ..errors import InputError
 
@@ -136,6 +134,8 @@ class Config:
 
     def to_toml(self) -> str:
         """Return the options as TOML text."""
+        import tomli_w  # only to write: kernels and readers do without it
+
         return tomli_w.dumps(dataclasses.asdict(self))
 
     @classmethod
