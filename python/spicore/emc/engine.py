@@ -112,23 +112,36 @@ class PixelEngine:
                 constant = -0.5 * (oriented**2).sum(axis=1) / self.settings.gaussian_sigma**2
             yield Block(start, stop, values, oriented.sum(axis=1), constant)
 
+    def expand(
+        self,
+        volume: NDArray[np.float32],
+        quats: NDArray[np.float64],
+        q: NDArray[np.float32],
+        reference: NDArray[np.float32] | None,
+        buffers: Buffers,
+        threads: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Tomograms of a tile on the first rows, as many as `q` has, in scratch memory."""
+        n_rows = q.shape[1]
+        return kernels.expand(
+            volume,
+            quats,
+            q,
+            self.layout.exposure[:n_rows],
+            reference,
+            friedel=not self.settings.dragonfly,
+            out=buffers("panels", -(-len(quats) // LANES), n_rows, LANES),
+            threads=threads,
+        )
+
     def mean_total(self, model: Model, grid: Grid) -> float:
         """Photons on the rows that orient, averaged over the grid and the rotating modes."""
-        rows = slice(0, self.layout.n_orient)
-        q = np.ascontiguousarray(self.layout.q[:, rows])
+        q = np.ascontiguousarray(self.layout.q[:, : self.layout.n_orient])
         mean = 0.0
         for volume in model.volumes:
             for tile in self._tiles(grid):
-                _, total = kernels.expand(
-                    volume,
-                    grid.quats[tile],
-                    q,
-                    self.layout.exposure[rows],
-                    friedel=not self.settings.dragonfly,
-                    out=self.buffers(
-                        "panels", -(-(tile.stop - tile.start) // LANES), len(q[0]), LANES
-                    ),
-                    threads=self.settings.threads,
+                _, total = self.expand(
+                    volume, grid.quats[tile], q, None, self.buffers, self.settings.threads
                 )
                 mean += float(grid.weights[tile] @ total)
         return mean / len(model.volumes)

@@ -97,14 +97,8 @@ class Merger:
 
     def tomograms(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
         """Linear tomograms on all rows, and their sums over the rows that orient."""
-        n_panels = -(-len(quats) // LANES)
-        panels, _ = kernels.expand(
-            volume,
-            quats,
-            self.layout.q,
-            self.layout.exposure,
-            out=self.buffers("panels", n_panels, self.layout.n_rows, LANES),
-            threads=self.threads,
+        panels, _ = self.engine.expand(
+            volume, quats, self.layout.q, None, self.buffers, self.threads
         )
         sums = panels[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64).ravel()
         return panels, sums[: len(quats)]

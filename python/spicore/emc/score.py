@@ -60,18 +60,7 @@ class Scores:
 
     def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
         reference = None if self.linear else self.reference
-        n_panels = -(-len(quats) // LANES)
-        out = self.buffers("panels", n_panels, len(self.exposure), LANES)
-        return kernels.expand(
-            volume,
-            quats,
-            self.q,
-            self.exposure,
-            reference,
-            friedel=not self.engine.settings.dragonfly,
-            out=out,
-            threads=self.threads,
-        )
+        return self.engine.expand(volume, quats, self.q, reference, self.buffers, self.threads)
 
     def pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
         """Panels of the fixed patterns, as `expand` makes them of a volume."""
