@@ -27,7 +27,7 @@ def problem():
     quats, q = inputs()
     rng = np.random.default_rng(1)
     slices = rng.random((len(quats), len(q)), np.float32)
-    weights = rng.random(len(quats), np.float32), rng.random(len(q), np.float32)
+    weights = rng.random(len(quats), np.float32), rng.random((1, len(q)), np.float32)
     return slices, *weights, quats, np.ascontiguousarray(q.T)
 
 

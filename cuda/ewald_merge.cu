@@ -14,7 +14,7 @@ constexpr int kSteps = 4; // enough to pay for the rotation that a block waits f
 
 struct Input {
   const float *slices, *slice_weights, *pixel_weights;
-  std::int64_t n_slices;
+  std::int64_t stride, n_slices;
   const double *quats;
   const float *q;
   std::int64_t n_pixels, size;
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Input in, double *accum
       rotation = rotation_matrix(in.quats + 4 * r);
     __syncthreads();
     for (std::int64_t t = first; t < in.n_pixels; t += step) {
-      const float weight = slice_weight * __ldg(in.pixel_weights + t);
+      const float weight = slice_weight * __ldg(in.pixel_weights + r * in.stride + t);
       if (weight == 0.0f)
         continue;
       const Cell c =
@@ -67,12 +67,13 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Input in, double *accum
 } // namespace
 
 void ewald_merge(const Exec &exec, const float *slices, const float *slice_weights,
-                 const float *pixel_weights, std::int64_t n_slices, const double *quats,
+                 const float *pixel_weights, std::int64_t stride, std::int64_t n_slices,
+                 const double *quats,
                  const float *q, std::int64_t n_pixels, std::int64_t size, bool friedel,
                  double *accumulator) {
   if (n_slices == 0 || n_pixels == 0)
     return;
-  const Input in{slices, slice_weights, pixel_weights, n_slices, quats,
+  const Input in{slices, slice_weights, pixel_weights, stride, n_slices, quats,
                  q,      n_pixels,      size,          friedel};
   const dim3 grid(blocks(n_pixels, kSamples * kSteps), blocks(n_slices, 1));
   merge_kernel<<<grid, kThreads, 0, stream(exec)>>>(in, accumulator);

@@ -63,6 +63,17 @@ def test_matches_reference(column, size, shape):
         assert np.abs(a - b).max() <= error
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 65), (5, 1500)])
+def test_weights_per_slice_match_reference(column, shape):
+    slices, quats, q, slice_weights, _ = data(17, *shape)
+    pixel_weights = np.random.default_rng(3).random(shape, np.float32)
+    got = merge(column, slices, quats, q, 17, slice_weights, pixel_weights)
+    want = reference.ewald_merge(slices, quats, q, 17, slice_weights, pixel_weights)
+    error = merge_error(slices, quats, q, 17)
+    for a, b in zip(got, want, strict=True):
+        assert np.abs(a - b).max() <= error
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1500)])
 def test_friedel_matches_reference(column, shape):
     slices, quats, q, *weights = data(17, *shape)

@@ -60,4 +60,8 @@ PYBIND11_MODULE(_core, m) {
   spicore::bindings::add_maximize(m);
   spicore::bindings::add_posterior(m);
   spicore::bindings::add_compress(m);
+  spicore::bindings::add_polar_frames(m);
+  spicore::bindings::add_polar_views(m);
+  spicore::bindings::add_correlate(m);
+  spicore::bindings::add_accumulate(m);
 }

@@ -45,5 +45,9 @@ void add_expand(pybind11::module_ &m);       // expand.cpp
 void add_maximize(pybind11::module_ &m);     // maximize.cpp
 void add_posterior(pybind11::module_ &m);    // posterior.cpp
 void add_compress(pybind11::module_ &m);     // compress.cpp
+void add_polar_frames(pybind11::module_ &m); // polar_frames.cpp
+void add_polar_views(pybind11::module_ &m);  // polar_views.cpp
+void add_correlate(pybind11::module_ &m);    // correlate.cpp
+void add_accumulate(pybind11::module_ &m);   // accumulate.cpp
 
 } // namespace spicore::bindings

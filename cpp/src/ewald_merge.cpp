@@ -10,7 +10,7 @@ namespace {
 
 struct Input {
   const float *slices, *slice_weights, *pixel_weights;
-  std::int64_t n_slices;
+  std::int64_t stride, n_slices;
   const double *quats;
   const float *q;
   std::int64_t n_pixels, size;
@@ -92,6 +92,7 @@ void merge_block(const Input &in, const Planes &own, std::int64_t first, int n,
   const std::int64_t dy = in.size, dx = dy * in.size;
   const float *qx = in.q + first, *qy = qx + in.n_pixels, *qz = qy + in.n_pixels;
   const float slice_weight = in.slice_weights[slice];
+  const float *pixel_weights = in.pixel_weights + slice * in.stride + first;
   const std::int32_t size = std::int32_t(in.size);
 #pragma omp simd
   for (int i = 0; i < n; ++i) {
@@ -101,7 +102,7 @@ void merge_block(const Input &in, const Planes &own, std::int64_t first, int n,
     fx[i] = c.fx;
     fy[i] = c.fy;
     fz[i] = c.fz;
-    weight[i] = (c.inside ? slice_weight : 0.0f) * in.pixel_weights[first + i];
+    weight[i] = (c.inside ? slice_weight : 0.0f) * pixel_weights[i];
   }
   const float *values = in.slices + slice * in.n_pixels + first;
   for (int k = 0; k < kBlock; ++k) {
@@ -182,10 +183,10 @@ std::int64_t boundary(const Input &in, int rank, int n) {
 } // namespace
 
 void ewald_merge(const Exec &exec, const float *slices, const float *slice_weights,
-                 const float *pixel_weights, std::int64_t n_slices, const double *quats,
-                 const float *q, std::int64_t n_pixels, std::int64_t size, bool friedel,
-                 double *accumulator) {
-  const Input in{slices, slice_weights, pixel_weights, n_slices, quats,
+                 const float *pixel_weights, std::int64_t stride, std::int64_t n_slices,
+                 const double *quats, const float *q, std::int64_t n_pixels,
+                 std::int64_t size, bool friedel, double *accumulator) {
+  const Input in{slices, slice_weights, pixel_weights, stride, n_slices, quats,
                  q,      n_pixels,      size,          friedel};
 #pragma omp parallel for schedule(static, 1) num_threads(exec.threads)
   for (int rank = 0; rank < exec.threads; ++rank)

@@ -11,6 +11,10 @@ _F8: TypeAlias = NDArray[np.float64]
 _I8: TypeAlias = NDArray[np.int64]
 _Photons: TypeAlias = tuple[_I8, _I8, NDArray[np.uint32], NDArray[np.uint16]]
 
+_Orders: TypeAlias = tuple[int, int, NDArray[np.int32], _I8]
+_Terms: TypeAlias = tuple[_I8, NDArray[np.uint32], NDArray[np.uint32], _F4]
+_Task: TypeAlias = tuple[_F4, _F4, _F4, _F4 | None, _F4, _F4, _F4]
+
 lanes: int
 openmp: bool
 
@@ -134,6 +138,63 @@ def compress_background(
     scratch: _F4,
     out: _F4,
     signal: _F8,
+    threads: int,
+    /,
+) -> None: ...
+def polar_frames(photons: _Photons, orders: _Orders, out: _F4, threads: int, /) -> None: ...
+def polar_views(
+    panels: _F4,
+    orders: _Orders,
+    reference: _F4,
+    exposure: _F4,
+    mirrors: int,
+    logs: _F4,
+    totals: _F4,
+    threads: int,
+    /,
+) -> None: ...
+def correlate_workspace(n_angles: int, mirrors: int, /) -> int: ...
+def screen(task: _Task, orders: _Orders, work: _F4, scores: _F4, threads: int, /) -> None: ...
+def correlate(
+    task: _Task,
+    orders: _Orders,
+    keep: NDArray[np.uint8] | None,
+    cut: float,
+    work: _F4,
+    chunk: int,
+    lists: tuple[NDArray[np.uint32], NDArray[np.uint32], _F4, _I8],
+    sums: tuple[_I8, _F8, _F8, _F8, _F8],
+    threads: int,
+    /,
+) -> None: ...
+def match(
+    task: _Task,
+    orders: _Orders,
+    work: _F4,
+    best: _F4,
+    index: _I8,
+    mean: _F4,
+    threads: int,
+    /,
+) -> None: ...
+def accumulate_workspace(
+    n_angles: int,
+    mirrors: int,
+    n_bins: int,
+    n_groups: int,
+    n_photons: int,
+    threads: int,
+    /,
+) -> int: ...
+def accumulate(
+    terms: _Terms,
+    photons: _Photons,
+    fluence: _F4,
+    n_angles: int,
+    mirrors: int,
+    work: _F4,
+    tomograms: _F4,
+    exposures: _F8,
     threads: int,
     /,
 ) -> None: ...

@@ -102,7 +102,7 @@ def ewald_merge(
     """Scatter slices into a volume, and their weights beside them.
 
     ``value = sum_rt f * slices[r, t]`` and
-    ``weight = sum_rt f * slice_weights[r] * pixel_weights[t]``, with f the trilinear
+    ``weight = sum_rt f * slice_weights[r] * pixel_weights[(r,) t]``, with f the trilinear
     weights of `ewald_slice`; an averaged volume is ``value / weight``.
 
     Parameters
@@ -115,7 +115,8 @@ def ewald_merge(
         Scattering vectors in voxels.
     size : int
         Edge N of the volume.
-    slice_weights, pixel_weights : float32 [R], [T], optional
+    slice_weights : float32 [R], optional
+    pixel_weights : float32 [T] or [R, T], optional
         Default 1. Slices and pixels of weight 0 are left out of both sums.
     symmetry : float64 [G, 4], optional
         Point group (`orientations.point_group`), in host memory; every sample is merged at all
@@ -160,13 +161,16 @@ def ewald_merge(
                 f"slices must have shape {list(shape)} to match quats and q, "
                 f"got {list(slices.shape)}"
             )
+        per_slice = getattr(pixel_weights, "ndim", 1) == 2
         weights = [
-            backend.ones(n, np.float32) if w is None else backend.array(name, w, np.float32, (n,))
-            for name, w, n in (
-                ("slice_weights", slice_weights, shape[0]),
-                ("pixel_weights", pixel_weights, shape[1]),
+            backend.ones(s[-1], np.float32) if w is None else backend.array(name, w, np.float32, s)
+            for name, w, s in (
+                ("slice_weights", slice_weights, shape[:1]),
+                ("pixel_weights", pixel_weights, shape if per_slice else shape[1:]),
             )
         ]
+        if not per_slice:
+            weights[1] = weights[1].reshape(1, shape[1])
         size = _checked_size("size", size)
         _check_friedel(friedel, size)
         sums = backend.zeros((size, size, size, 2), np.float64)

@@ -371,7 +371,7 @@ class PixelEngine:
                 _core.ewald_merge(
                     slices,
                     exposures,
-                    pixel_weights,
+                    pixel_weights[None],
                     rotated,
                     self.layout.q,
                     not self.settings.dragonfly,

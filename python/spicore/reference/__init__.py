@@ -1,6 +1,8 @@
 """Specifications: each operation in a few lines of float64 NumPy, for tests and readers."""
 
+from .accumulate import accumulate
 from .compress import compress, compress_background
+from .correlate import correlate
 from .ewald_merge import ewald_merge
 from .ewald_slice import ewald_slice, trilinear
 from .expand import expand
@@ -8,8 +10,10 @@ from .maximize import maximize, maximize_background
 from .posterior import posterior
 
 __all__ = [
+    "accumulate",
     "compress",
     "compress_background",
+    "correlate",
     "ewald_merge",
     "ewald_slice",
     "expand",

@@ -19,11 +19,12 @@ def ewald_merge(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return value and weight [N, N, N] of slices [R, T] scattered at R(quats) q."""
     value, weight = np.zeros(size**3), np.zeros(size**3)
-    for row, quat, slice_weight in zip(slices, quats, slice_weights, strict=True):
+    weights = np.outer(slice_weights, np.ones(len(q))) * pixel_weights
+    for row, quat, weight_row in zip(slices, quats, weights, strict=True):
         points = q @ rotation_matrix(quat).T
-        used = pixel_weights * slice_weight != 0
+        used = weight_row != 0
         for signed in (points, -points) if friedel else (points,):
             for index, f in trilinear(signed, size):
                 np.add.at(value, index, f * row * used)
-                np.add.at(weight, index, f * slice_weight * pixel_weights)
+                np.add.at(weight, index, f * weight_row)
     return value.reshape(size, size, size), weight.reshape(size, size, size)

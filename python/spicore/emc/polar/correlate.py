@@ -1,0 +1,248 @@
+"""Scores of frames in all orientations: circular correlation with the views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _core
+from ..._dispatch import n_threads
+from .accumulate import Terms
+from .orders import AngularOrders
+
+CUT = 14.0
+"""Posterior terms this many nats below the largest are dropped: together below 1e-5."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """What frames are compared with, as `polar_views` makes it.
+
+    With ``x = sum_{q,t} K[d, q, t] L_v(q, t + j)``, and ``L_v(q, -(t + j))`` for the mirror
+    image, the score of orientation ``(view * mirrors + mirror) * A + j`` is
+    ``x * norm - fluence * totals``.
+
+    Attributes
+    ----------
+    orders : AngularOrders
+    logs : float32 [G, C, 2, 16]            transformed L of groups of 16 views
+    totals : float32 [G, mirrors, A, 16]    expected photons at fluence 1
+    log_prior : float32 [16 G]              of each orientation of a view; -inf: no view
+    norm : float32 [G, mirrors, A, 16]      optional factor
+    """
+
+    orders: AngularOrders
+    logs: NDArray[np.float32]
+    totals: NDArray[np.float32]
+    log_prior: NDArray[np.float32]
+    norm: NDArray[np.float32] | None = None
+
+    @property
+    def mirrors(self) -> int:
+        """2 where the mirror image of each view is searched too."""
+        return self.totals.shape[1]
+
+    @property
+    def n_orientations(self) -> int:
+        """Orientations with a finite prior."""
+        views = int(np.isfinite(self.log_prior).sum())
+        return views * self.mirrors * self.orders.n_angles
+
+
+class FramePosterior(NamedTuple):
+    """What `correlate` says of each frame; all arrays [D].
+
+    Attributes
+    ----------
+    best : int64             most probable orientation
+    evidence : float64       log sum prior exp(beta score)
+    expected_score : float64 sum P score
+    information : float64    sum P log(P / prior), nats
+    expected_total : float64 sum P totals
+    """
+
+    best: NDArray[np.int64]
+    evidence: NDArray[np.float64]
+    expected_score: NDArray[np.float64]
+    information: NDArray[np.float64]
+    expected_total: NDArray[np.float64]
+
+
+class Overflow(Exception):
+    """A chunk of frames had more terms than fit; do them in smaller chunks."""
+
+
+def _task(
+    frames: NDArray[np.float32],
+    views: Views,
+    fluence: NDArray[np.float32],
+    beta: NDArray[np.float32],
+) -> tuple:
+    return (
+        frames,
+        views.logs,
+        views.totals,
+        views.norm,
+        np.ascontiguousarray(fluence, np.float32),
+        np.ascontiguousarray(beta, np.float32),
+        views.log_prior,
+    )
+
+
+def _work(n_angles: int, mirrors: int, threads: int) -> NDArray[np.float32]:
+    return np.empty((threads, _core.correlate_workspace(n_angles, mirrors)), np.float32)
+
+
+def screen(
+    frames: NDArray[np.float32],
+    views: Views,
+    fluence: NDArray[np.float32],
+    beta: NDArray[np.float32],
+    n_orders: int,
+    n_angles: int,
+    *,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Score groups of views from the low angular orders alone.
+
+    Parameters
+    ----------
+    frames : float32 [D, C, 2]
+        From `polar_frames`.
+    views : Views
+    fluence, beta : float32 [D]
+    n_orders : int
+        Orders 0 .. n_orders - 1 take part.
+    n_angles : int
+        In-plane angles looked at, a divisor of A.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+
+    Returns
+    -------
+    float32 [D, G]
+        Largest ``beta * score + log_prior`` in each group of 16 views.
+    """
+    n = n_threads(threads)
+    scores = np.empty((len(frames), len(views.logs)), np.float32)
+    orders = views.orders.up_to(n_orders, n_angles)
+    work = _work(n_angles, views.mirrors, n)
+    _core.screen(_task(frames, views, fluence, beta), orders.as_tuple(), work, scores, n)
+    return scores
+
+
+def correlate(
+    frames: NDArray[np.float32],
+    views: Views,
+    fluence: NDArray[np.float32],
+    beta: NDArray[np.float32],
+    *,
+    keep: NDArray[np.uint8] | None = None,
+    cut: float = CUT,
+    chunk: int = 128,
+    capacity: int = 1 << 18,
+    threads: int | None = None,
+) -> tuple[Terms, FramePosterior]:
+    """Posterior of each frame over all orientations, as a list of its large terms.
+
+    Parameters
+    ----------
+    frames : float32 [D, C, 2]
+        From `polar_frames`.
+    views : Views
+    fluence, beta : float32 [D]
+        ``P ~ prior * exp(beta * score)``.
+    keep : uint8 [D, G], optional
+        Groups of 16 views to look at; default all.
+    cut : float
+        Terms this many nats below the largest are dropped.
+    chunk : int
+        Frames that a thread takes at a time.
+    capacity : int
+        Terms that fit a chunk.
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+
+    Returns
+    -------
+    terms : Terms
+        Sorted by group of views within each chunk of frames.
+    posterior : FramePosterior
+
+    Raises
+    ------
+    Overflow
+        A chunk had more than `capacity` terms.
+
+    Notes
+    -----
+    Frames x orientations are never in memory: a tile of a few frames x 16 views is multiplied,
+    transformed and reduced in the cache. The view and its mirror image share their products.
+    Cost per frame and view: 4 flops per coefficient and a transform of A points.
+    """
+    n = n_threads(threads)
+    n_chunks = -(-len(frames) // chunk)
+    orientation, frame = (np.empty((n_chunks, capacity), np.uint32) for _ in range(2))
+    probability = np.empty((n_chunks, capacity), np.float32)
+    begin = np.empty((n_chunks, len(views.logs) + 1), np.int64)
+    sums = FramePosterior(
+        np.empty(len(frames), np.int64), *(np.empty(len(frames)) for _ in range(4))
+    )
+    _core.correlate(
+        _task(frames, views, fluence, beta),
+        views.orders.as_tuple(),
+        keep,
+        cut,
+        _work(views.orders.n_angles, views.mirrors, n),
+        chunk,
+        (orientation, frame, probability, begin),
+        tuple(sums),
+        n,
+    )
+    if (begin[:, 0] < 0).any():
+        raise Overflow
+    return Terms(begin, orientation.ravel(), frame.ravel(), probability.ravel()), sums
+
+
+class Match(NamedTuple):
+    """Best orientation of each frame; all arrays [D]."""
+
+    best: NDArray[np.float32]
+    orientation: NDArray[np.int64]
+    mean: NDArray[np.float32]
+
+
+def match(
+    frames: NDArray[np.float32],
+    views: Views,
+    fluence: NDArray[np.float32],
+    *,
+    threads: int | None = None,
+) -> Match:
+    """Largest and mean score of each frame over all orientations.
+
+    Parameters
+    ----------
+    frames : float32 [D, C, 2]
+        From `polar_frames`.
+    views : Views
+    fluence : float32 [D]
+    threads : int, optional
+        Default: all cores. Results do not depend on it.
+    """
+    n = n_threads(threads)
+    n_frames = len(frames)
+    result = Match(
+        np.empty(n_frames, np.float32), np.empty(n_frames, np.int64), np.empty(n_frames, np.float32)
+    )
+    _core.match(
+        _task(frames, views, fluence, np.ones(n_frames, np.float32)),
+        views.orders.as_tuple(),
+        _work(views.orders.n_angles, views.mirrors, n),
+        *result,
+        n,
+    )
+    return result

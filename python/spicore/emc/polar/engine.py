@@ -1,0 +1,435 @@
+"""The polar engine: one EMC iteration over all frames, all in-plane angles at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _core
+from ...ewald import symmetric_copies
+from ...frames import Frames
+from ...orientations import pair_quaternions
+from .. import kernels
+from ..kernels import LANES, Photons
+from ..model import Accumulator, Model, estimate
+from ..state import Buffers, FrameState, Settings, Timer
+from .accumulate import Terms, accumulate
+from .correlate import FramePosterior, Overflow, Views, correlate, screen
+from .layout import PolarLayout
+from .orders import GROUP, AngularOrders
+from .transform import exposure_transform, polar_frames, polar_views
+
+MIRRORS = 2
+CHUNK = 128
+"""Frames of a thread's work: their transforms fill a few MB of the last-level cache."""
+
+SCREEN_ORDERS = 17
+MARGIN = 20.0
+"""Groups of views this many nats below the best, in the first `SCREEN_ORDERS` orders alone,
+are not looked at: bench_screen loses less than 1e-3 of the best orientations."""
+
+SCREEN_BELOW = 0.5
+"""Share of the groups that survive above which screening costs more than it saves."""
+
+LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class PolarGrid:
+    """View directions with their mirror images x in-plane angles.
+
+    Attributes
+    ----------
+    views : float64 [V, 4]    from `view_pairs`
+    weights : float64 [V]     prior weights, sum 1
+    n_angles : int            A
+    """
+
+    views: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    n_angles: int
+
+    @property
+    def n_orientations(self) -> int:
+        """Orientations of one mode."""
+        return len(self.views) * MIRRORS * self.n_angles
+
+
+class PolarEngine:
+    """One EMC iteration on polar frames, in blocks of frames.
+
+    Parameters
+    ----------
+    frames : Frames
+        Sparse photon counts, streamed once per iteration.
+    layout : PolarLayout
+    orders : AngularOrders
+        Angular orders that the likelihood looks at.
+    settings : Settings
+
+    Notes
+    -----
+    Memory: the model, its tomograms and their transforms (views x bins) and one block of
+    frames. Source: design.md, section 1.
+    """
+
+    def __init__(
+        self, frames: Frames, layout: PolarLayout, orders: AngularOrders, settings: Settings
+    ) -> None:
+        self.frames, self.layout, self.orders, self.settings = frames, layout, orders, settings
+        self.timer = Timer()
+        self.buffers = Buffers()
+        oriented = layout.exposure[0, : layout.n_radii]
+        self.exposure = exposure_transform(oriented)
+        self.parts = 1
+        self.screening = True
+        self.kept_share = 1.0
+
+    # -- model ------------------------------------------------------------------------
+
+    def mean_total(self, model: Model, grid: PolarGrid) -> float:
+        """Expected photons of a frame in the rings that orient, at fluence 1."""
+        rings = self.layout.n_radii
+        exposure = self.layout.exposure[0, :rings].sum(axis=1, dtype=np.float64)
+        return float(exposure @ _at(model.radial_mean(), self.layout.radius[:rings]))
+
+    def views(self, model: Model, grid: PolarGrid) -> Views:
+        """Expand the model: transformed tomograms of all modes, in scratch memory."""
+        layout, orders = self.layout, self.orders
+        n_modes, n_panels = len(model.volumes), -(-len(grid.views) // LANES)
+        n_groups = n_modes * n_panels * LANES // GROUP
+        logs = self.buffers("logs", n_groups, orders.n_coefficients, 2, GROUP)
+        totals = self.buffers("totals", n_groups, MIRRORS, orders.n_angles, GROUP)
+        reference = self._log_reference(model).astype(np.float32)
+        n_rows = layout.n_radii * layout.n_angles
+        q = np.ascontiguousarray(layout.q[:, :n_rows])
+        ones = np.ones(n_rows, np.float32)
+        per_panel = LANES // GROUP
+        step = LANES * max(1, (24 << 20) // (4 * n_rows * LANES))
+        for mode, volume in enumerate(model.volumes):
+            for first in range(0, len(grid.views), step):
+                quats = grid.views[first : first + step]
+                panels, _ = kernels.expand(
+                    volume,
+                    quats,
+                    q,
+                    ones,
+                    out=self.buffers("panels", -(-len(quats) // LANES), n_rows, LANES),
+                    threads=self.settings.threads,
+                )
+                group = (mode * n_panels + first // LANES) * per_panel
+                groups = slice(group, group + per_panel * len(panels))
+                polar_views(
+                    panels,
+                    orders,
+                    reference,
+                    self.exposure,
+                    mirrors=MIRRORS,
+                    out_logs=logs[groups],
+                    out_totals=totals[groups],
+                    threads=self.settings.threads,
+                )
+        self.buffers.release("panels")
+        prior = np.zeros((n_modes, n_panels * LANES))
+        prior[:, : len(grid.views)] = grid.weights / (n_modes * MIRRORS * orders.n_angles)
+        with np.errstate(divide="ignore"):
+            log_prior = np.log(prior).astype(np.float32).ravel()
+        return Views(orders, logs, totals, log_prior)
+
+    def _log_reference(self, model: Model) -> NDArray[np.float64]:
+        """Log of the radial mean of the model on the rings that orient."""
+        radius = self.layout.radius[: self.layout.n_radii]
+        return np.log(np.maximum(_at(model.radial_mean(), radius), 1e-30))
+
+    # -- one iteration ----------------------------------------------------------------
+
+    def iterate(
+        self,
+        model: Model,
+        grid: PolarGrid,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        prior_profile: NDArray[np.float64],
+        progress: Progress | None = None,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """Return the next model and its weights [M, N, N, N]; update `state` in place.
+
+        Parameters as those of `PixelEngine.iterate`.
+        """
+        with self.timer("expand"):
+            views = self.views(model, grid)
+        n_views = len(views.log_prior)
+        tomograms = self.buffers("tomograms", n_views, self.layout.n_bins)
+        tomograms[:] = 0.0
+        exposures = np.zeros((n_views, MIRRORS, self.layout.n_angles))
+        constants = self._constants(model)
+        self.screening, self.parts = True, max(1, self.parts // 2)
+        for start, photons in self._blocks():
+            if progress:
+                progress("orient", start / self.frames.n_frames)
+            for first, part in _split(photons, self.parts):
+                span = slice(start + first, start + first + len(part.orient_end))
+                self._block(part, span, views, grid, state, beta, constants, tomograms, exposures)
+        if progress:
+            progress("merge", 1.0)
+        self.buffers.release("logs", "totals", "frames")
+        with self.timer("merge"):
+            accumulators = self._merge(tomograms, exposures, grid, model.size, len(model.volumes))
+        self.buffers.release()
+        with self.timer("update"):
+            return self._new_model(accumulators, prior_profile, state, model)
+
+    def _blocks(self) -> Iterator[tuple[int, Photons]]:
+        per_frame = 8 * self.orders.n_coefficients
+        most = max(CHUNK, self.settings.block_bytes // 2 // per_frame // CHUNK * CHUNK)
+        blocks = self.frames.blocks(most)
+        while True:
+            with self.timer("read"):
+                start, sparse = next(blocks, (0, None))
+                if sparse is None:
+                    return
+                photons = self.layout.photons(sparse, self.settings.threads)
+            yield start, photons
+
+    def _constants(self, model: Model) -> NDArray[np.float64]:
+        """What each photon of a bin adds to the log-likelihood at fluence 1."""
+        reference = np.zeros(self.layout.n_rings)
+        reference[: self.layout.n_radii] = self._log_reference(model)
+        return self.layout.log_exposure + np.repeat(reference, self.layout.n_angles)
+
+    def _block(
+        self,
+        photons: Photons,
+        span: slice,
+        views: Views,
+        grid: PolarGrid,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        constants: NDArray[np.float64],
+        tomograms: NDArray[np.float32],
+        exposures: NDArray[np.float64],
+    ) -> None:
+        """E- and M-step of one block; in halves where its posteriors do not fit."""
+        try:
+            terms, posterior = self._orient(photons, span, views, state, beta)
+        except Overflow:
+            self.parts *= 2
+            for first, half in _split(photons, 2):
+                part = slice(span.start + first, span.start + first + len(half.orient_end))
+                self._block(half, part, views, grid, state, beta, constants, tomograms, exposures)
+            return
+        self._store(photons, span, grid, state, posterior, constants)
+        with self.timer("accumulate"):
+            accumulate(
+                terms,
+                photons,
+                state.fluence[span],
+                self.layout.n_angles,
+                tomograms,
+                exposures,
+                mirrors=MIRRORS,
+                threads=self.settings.threads,
+            )
+
+    def _orient(
+        self,
+        photons: Photons,
+        span: slice,
+        views: Views,
+        state: FrameState,
+        beta: NDArray[np.float32],
+    ) -> tuple[Terms, FramePosterior]:
+        n, threads = len(photons.orient_end), self.settings.threads
+        with self.timer("transform"):
+            frames = polar_frames(
+                photons,
+                self.orders,
+                out=self.buffers("frames", n, self.orders.n_coefficients, 2),
+                threads=threads,
+            )
+        fluence = state.fluence[span]
+        keep = self._survivors(frames, views, fluence, beta[span])
+        chunk = int(np.clip(n // 8, 1, CHUNK))
+        n_chunks = -(-n // chunk)
+        capacity = self.settings.block_bytes // 2 // 12 // n_chunks
+        if n == 1:  # room for everything: nothing is left to split
+            capacity = max(capacity, 2 * views.n_orientations + views.orders.n_angles)
+        capacity = min(capacity, chunk * 2 * views.n_orientations + views.orders.n_angles)
+        with self.timer("correlate"):
+            return correlate(
+                frames,
+                views,
+                fluence,
+                beta[span],
+                keep=keep,
+                chunk=chunk,
+                capacity=max(capacity, views.orders.n_angles),
+                threads=threads,
+            )
+
+    def _survivors(
+        self,
+        frames: NDArray[np.float32],
+        views: Views,
+        fluence: NDArray[np.float32],
+        beta: NDArray[np.float32],
+    ) -> NDArray[np.uint8] | None:
+        """Groups of views to look at, by the low orders; None: all."""
+        orders = self.orders
+        n_angles = next((a for a in (48, 64, 32) if orders.n_angles % a == 0), 32)
+        if not self.screening or len(orders.radii) < 2 * SCREEN_ORDERS or len(views.logs) < 8:
+            return None
+        with self.timer("screen"):
+            scores = screen(
+                frames,
+                views,
+                fluence,
+                beta,
+                SCREEN_ORDERS,
+                n_angles,
+                threads=self.settings.threads,
+            )
+            keep = scores > scores.max(axis=1, keepdims=True) - np.float32(MARGIN)
+        self.kept_share = float(keep.mean())
+        self.screening = self.kept_share < SCREEN_BELOW
+        return keep.view(np.uint8)
+
+    def _store(
+        self,
+        photons: Photons,
+        span: slice,
+        grid: PolarGrid,
+        state: FrameState,
+        posterior: FramePosterior,
+        constants: NDArray[np.float64],
+    ) -> None:
+        """Keep what the posterior says of each frame, and its new fluence."""
+        per_mode = -(-len(grid.views) // LANES) * LANES * MIRRORS * grid.n_angles
+        state.mode[span] = posterior.best // per_mode
+        state.orientation[span] = pair_quaternions(
+            grid.views, grid.n_angles, posterior.best % per_mode
+        )
+        n_photons = _per_frame(photons, photons.count)
+        terms = _per_frame(
+            photons,
+            np.where(
+                photons.row < self.layout.n_bins,
+                constants[photons.row % self.layout.n_bins] * photons.count
+                - LOG_FACTORIAL[photons.count],
+                0.0,
+            ),
+        )
+        fluence = state.fluence[span].astype(np.float64)
+        state.log_likelihood[span] = posterior.expected_score + terms + n_photons * np.log(fluence)
+        state.mutual_information[span] = posterior.information
+        if self.settings.fluence:
+            state.fluence[span] = np.maximum(n_photons / posterior.expected_total, 1e-6)
+
+    def _merge(
+        self,
+        tomograms: NDArray[np.float32],
+        exposures: NDArray[np.float64],
+        grid: PolarGrid,
+        size: int,
+        n_modes: int,
+    ) -> list[Accumulator]:
+        """M-step in the volume: scatter each view's photons and exposure."""
+        spectrum = np.fft.rfft(self.layout.exposure[1], axis=-1)  # [rings, A / 2 + 1]
+        turns = np.fft.rfft(exposures, axis=-1)
+        per_mode = len(tomograms) // n_modes
+        accumulators = []
+        for mode in range(n_modes):
+            accumulator = Accumulator(size)
+            for first in range(0, len(grid.views), 64):
+                quats = grid.views[first : first + 64]
+                rows = slice(mode * per_mode + first, mode * per_mode + first + len(quats))
+                used = np.flatnonzero(exposures[rows].any(axis=(1, 2)))
+                if not len(used):
+                    continue
+                turn = turns[rows][used]
+                both = spectrum * turn[:, :1] + np.conj(spectrum * turn[:, 1:])
+                exposure = np.fft.irfft(both, self.layout.n_angles, axis=-1)
+                exposure = np.maximum(exposure, 0.0).astype(np.float32)
+                self._scatter(
+                    np.ascontiguousarray(tomograms[rows][used]),
+                    exposure.reshape(len(used), -1),
+                    np.ascontiguousarray(quats[used]),
+                    accumulator,
+                )
+            accumulators.append(accumulator)
+        return accumulators
+
+    def _scatter(
+        self,
+        photons: NDArray[np.float32],
+        exposure: NDArray[np.float32],
+        quats: NDArray[np.float64],
+        accumulator: Accumulator,
+    ) -> None:
+        ones = np.ones(len(quats), np.float32)
+        for rotated in symmetric_copies(quats, self.settings.symmetry):
+            _core.ewald_merge(
+                photons,
+                ones,
+                exposure,
+                rotated,
+                self.layout.q,
+                True,
+                accumulator.pairs,
+                self.settings.threads,
+            )
+
+    def _new_model(
+        self,
+        accumulators: list[Accumulator],
+        prior_profile: NDArray[np.float64],
+        state: FrameState,
+        old: Model,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """Divide photons by exposure."""
+        estimates = [estimate(a, prior_profile, self.settings.prior) for a in accumulators]
+        volumes, weights = (
+            np.stack(x) if len(x) > 1 else x[0][None] for x in zip(*estimates, strict=True)
+        )
+        model = Model(volumes, old.patterns.copy())
+        if self.settings.fluence:
+            mean = float(state.fluence.mean(dtype=np.float64))
+            state.fluence /= np.float32(mean)
+            model.scale(mean)
+        return model, weights
+
+
+def _at(profile: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.interp(radius, np.arange(len(profile)), profile)
+
+
+def _per_frame(photons: Photons, values: NDArray) -> NDArray[np.float64]:
+    """Sum over the photons of each frame that orient it."""
+    running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return running[photons.orient_end] - running[photons.begin[:-1]]
+
+
+def _split(photons: Photons, parts: int) -> Iterator[tuple[int, Photons]]:
+    """Cut a block into runs of frames; yield the first frame of each, and its photons."""
+    n = len(photons.orient_end)
+    if parts == 1:
+        yield 0, photons
+        return
+    step = -(-n // parts)
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        a, b = photons.begin[first], photons.begin[last]
+        yield (
+            first,
+            Photons(
+                photons.begin[first : last + 1] - a,
+                photons.orient_end[first:last] - a,
+                photons.row[a:b],
+                photons.count[a:b],
+            ),
+        )

@@ -1,0 +1,252 @@
+"""correlate, screen and match against their reference, on every instruction set."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from test_expand import CPU
+
+from spicore import _core, reference
+from spicore.emc.polar.correlate import CUT, Overflow, Views, correlate, match, screen
+from spicore.emc.polar.orders import GROUP, AngularOrders
+
+pytestmark = [
+    pytest.mark.usefixtures("column"),
+    pytest.mark.parametrize("column", CPU, indirect=True),
+]
+
+# Frames, views, rings, angles: one of each, around register blocks, tiles and groups.
+SIZES = [(1, 1, 1, 32), (2, 17, 3, 48), (7, 16, 17, 64), (25, 33, 5, 96), (13, 5, 4, 144)]
+SCORE_ERROR = 2e-5
+"""float32 products, sums and transforms, relative to the scores' spread."""
+
+
+class Problem:
+    """Random polar frames and tomograms, and the same transformed."""
+
+    def __init__(self, size, mirrors=2, limits=None, seed=0):
+        n_frames, self.n_views, n_radii, self.n_angles = size
+        rng = np.random.default_rng(seed)
+        a = self.n_angles
+        self.frames = rng.poisson(0.3, (n_frames, n_radii, a)).astype(float)
+        self.logs = rng.normal(0.0, 1.0, (self.n_views, n_radii, a))
+        limits = np.full(n_radii, a // 2) if limits is None else limits(n_radii, a)
+        self.orders = AngularOrders.from_limits(a, limits)
+        self.frames, self.logs = self.banded(self.frames), self.banded(self.logs)
+        self.totals = rng.uniform(0.0, 5.0, (self.n_views, mirrors, a))
+        self.norm = rng.uniform(0.5, 1.5, self.totals.shape)
+        self.fluence = rng.uniform(0.5, 2.0, n_frames).astype(np.float32)
+        self.beta = rng.uniform(0.1, 1.0, n_frames).astype(np.float32)
+        prior = rng.uniform(0.5, 1.5, self.n_views)
+        self.log_prior = np.log(prior / prior.sum() / mirrors / a)
+
+    def banded(self, x):
+        """Without the coefficients that are not kept."""
+        transform = np.fft.rfft(x, axis=-1)
+        for m in range(transform.shape[-1]):
+            kept = self.orders.radii[m] if m < len(self.orders.radii) else 0
+            transform[:, kept:, m] = 0
+        return np.fft.irfft(transform, self.n_angles, axis=-1)
+
+    def coefficients(self, x):
+        transform = np.fft.rfft(x, axis=-1)
+        parts = [transform[:, :kept, m] for m, kept in enumerate(self.orders.radii)]
+        flat = np.concatenate(parts, axis=1)
+        return np.stack([flat.real, flat.imag], axis=-1).astype(np.float32)
+
+    def transformed_frames(self):
+        return np.ascontiguousarray(self.coefficients(self.frames) / np.float32(self.n_angles))
+
+    def in_groups(self, x, fill=0.0):
+        """[V, ...] as [G, ..., 16]."""
+        n = -(-self.n_views // GROUP) * GROUP
+        padded = np.full((n, *x.shape[1:]), fill, np.float32)
+        padded[: self.n_views] = x
+        return np.ascontiguousarray(np.moveaxis(padded.reshape(-1, GROUP, *x.shape[1:]), 1, -1))
+
+    def views(self, norm=False):
+        return Views(
+            self.orders,
+            self.in_groups(self.coefficients(self.logs)),
+            self.in_groups(self.totals),
+            self.in_groups(self.log_prior, -np.inf).ravel(),
+            self.in_groups(self.norm) if norm else None,
+        )
+
+    def scores(self, norm=False):
+        return reference.correlate(
+            self.frames, self.logs, self.totals, self.fluence, self.norm if norm else None
+        )
+
+    def exponents(self):
+        """beta score + log prior, float64 [D, orientations]."""
+        scores = self.scores()
+        prior = self.log_prior[:, None, None]
+        return (self.beta[:, None, None, None] * scores + prior).reshape(len(scores), -1)
+
+
+def dense(terms, n_frames, n_orientations):
+    p = np.zeros((n_frames, n_orientations))
+    for begin in terms.begin:
+        used = slice(begin[0], begin[-1])
+        p[terms.frame[used], terms.orientation[used]] += terms.probability[used]
+    return p
+
+
+def narrow(n_radii, n_angles):
+    return np.minimum(2 + np.arange(n_radii)[::-1], n_angles // 2)
+
+
+@pytest.mark.parametrize("limits", [None, narrow])
+@pytest.mark.parametrize("mirrors", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_posterior_matches_reference(size, mirrors, limits):
+    problem = Problem(size, mirrors, limits)
+    exponent = problem.exponents()
+    terms, sums = correlate(
+        problem.transformed_frames(), problem.views(), problem.fluence, problem.beta, chunk=8
+    )
+    error = SCORE_ERROR * np.abs(exponent).max()
+    largest = exponent.max(axis=1, keepdims=True)
+    want = np.where(exponent > largest - CUT, np.exp(exponent - largest), 0.0)
+    want /= want.sum(axis=1, keepdims=True)
+    got = dense(terms, *exponent.shape)
+    np.testing.assert_allclose(got, want, atol=2 * error)
+    np.testing.assert_allclose(got.sum(axis=1), 1.0, atol=1e-5)
+    evidence = np.logaddexp.reduce(exponent, axis=1)
+    np.testing.assert_allclose(sums.evidence, evidence, atol=error + 1e-4)
+    scores, totals = problem.scores().reshape(exponent.shape), problem.totals.ravel()
+    np.testing.assert_allclose(sums.expected_total, want @ totals, rtol=1e-3)
+    np.testing.assert_allclose(
+        sums.expected_score, (want * scores).sum(axis=1), atol=20 * error + 1e-3
+    )
+    best = exponent[np.arange(len(exponent)), sums.best]
+    assert (best >= largest[:, 0] - error).all()
+    prior = np.repeat(problem.log_prior, mirrors * problem.n_angles)
+    ratio = np.where(want > 0, np.log(np.maximum(want, 1e-300)) - prior, 0.0)
+    np.testing.assert_allclose(sums.information, (want * ratio).sum(axis=1), atol=20 * error + 1e-3)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("mirrors", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_match_matches_reference(size, mirrors, norm):
+    problem = Problem(size, mirrors)
+    scores = problem.scores(norm).reshape(size[0], -1)
+    got = match(problem.transformed_frames(), problem.views(norm), problem.fluence)
+    error = SCORE_ERROR * np.abs(scores).max()
+    np.testing.assert_allclose(got.best, scores.max(axis=1), atol=error)
+    np.testing.assert_allclose(got.mean, scores.mean(axis=1), atol=error)
+    found = scores[np.arange(size[0]), got.orientation]
+    np.testing.assert_allclose(found, scores.max(axis=1), atol=error)
+
+
+@pytest.mark.parametrize("size", [(7, 40, 9, 64), (3, 16, 5, 144)])
+def test_screen_is_the_best_of_each_group_in_low_orders(size):
+    problem = Problem(size, limits=lambda q, a: np.full(q, 9))
+    n_angles = {64: 32, 144: 48}[problem.n_angles]
+    step = problem.n_angles // n_angles
+    exponent = problem.exponents().reshape(size[0], size[1], 2, -1)[..., ::step].max(axis=(2, 3))
+    got = screen(
+        problem.transformed_frames(), problem.views(), problem.fluence, problem.beta, 10, n_angles
+    )
+    want = [exponent[:, g : g + GROUP].max(axis=1) for g in range(0, size[1], GROUP)]
+    np.testing.assert_allclose(got, np.stack(want, axis=1), atol=SCORE_ERROR * np.abs(want).max())
+
+
+def test_groups_not_kept_have_no_terms():
+    problem = Problem((9, 48, 4, 48))
+    keep = np.random.default_rng(2).integers(0, 2, (9, 3)).astype(np.uint8)
+    keep[:, 1] |= ~keep.any(axis=1)
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence, problem.beta
+    p = dense(correlate(*arguments, keep=keep)[0], 9, 48 * 2 * 48).reshape(9, 3, -1)
+    assert not p[keep == 0].any()
+    np.testing.assert_allclose(p.sum(axis=(1, 2)), 1.0, atol=1e-5)
+    exponent = problem.exponents().reshape(9, 3, -1)
+    exponent = np.where(keep[..., None] != 0, exponent, -np.inf)
+    kept = np.exp(exponent - exponent.max(axis=(1, 2), keepdims=True))
+    kept /= kept.sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(p, kept, atol=2e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_results_do_not_depend_on_threads_or_chunks(chunk):
+    problem = Problem((33, 40, 6, 48))
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence, problem.beta
+    want = correlate(*arguments, threads=1)
+    got = correlate(*arguments, chunk=chunk, threads=2)
+    for a, b in zip(want[1], got[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    shape = 33, 40 * 2 * 48
+    np.testing.assert_array_equal(dense(want[0], *shape), dense(got[0], *shape))
+    for a, b in zip(
+        match(*arguments[:3], threads=1), match(*arguments[:3], threads=2), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_terms_are_sorted_by_group():
+    problem = Problem((20, 70, 4, 48))
+    terms, _ = correlate(
+        problem.transformed_frames(), problem.views(), problem.fluence, problem.beta, chunk=8
+    )
+    for chunk, begin in enumerate(terms.begin):
+        for group, (a, b) in enumerate(pairwise(begin)):
+            assert (terms.orientation[a:b] // (GROUP * 2 * 48) == group).all()
+            assert (terms.frame[a:b] // 8 == chunk).all()
+
+
+def test_small_lists_are_compacted_or_overflow():
+    problem = Problem((16, 64, 8, 48))
+    problem.beta[:] = 8.0  # few terms survive of the many that pass on the way
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence, problem.beta
+    want = dense(correlate(*arguments)[0], 16, 64 * 2 * 48)
+    survivors = int((want > 0).sum())
+    got = dense(correlate(*arguments, chunk=16, capacity=2 * survivors + 200)[0], *want.shape)
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(Overflow):
+        correlate(*arguments, chunk=16, capacity=max(survivors // 2, 48))
+
+
+def test_control_of_shuffled_frames():
+    problem = Problem((20, 20, 8, 48))
+    frames = problem.transformed_frames()
+    arguments = problem.views(), problem.fluence, problem.beta
+    want = correlate(frames, *arguments)[1].best
+    got = correlate(np.ascontiguousarray(frames[::-1]), *arguments)[1].best
+    assert (got != want).mean() > 0.8
+
+
+def test_no_frames():
+    problem = Problem((1, 16, 2, 32))
+    empty = problem.transformed_frames()[:0]
+    terms, sums = correlate(empty, problem.views(), problem.fluence[:0], problem.beta[:0])
+    assert len(terms.begin) == 0
+    assert len(sums.best) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fluence": np.ones(4, np.float32)}, "fluence and beta"),
+        ({"views": "half"}, "log_prior must be"),
+        ({"frames": "short"}, "views \\[G, C, 2, 16\\]"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    problem = Problem((3, 32, 4, 32))
+    frames, views, fluence = problem.transformed_frames(), problem.views(), problem.fluence
+    if change.get("views"):
+        views = Views(views.orders, views.logs, views.totals, views.log_prior[:16])
+    if change.get("frames"):
+        frames = np.ascontiguousarray(frames[:, :-1])
+    fluence = change.get("fluence", fluence)
+    with pytest.raises(ValueError, match=message):
+        match(frames, views, fluence)
+
+
+def test_workspace_grows_with_the_angles():
+    sizes = [_core.correlate_workspace(a, 2) for a in (32, 144, 512)]
+    assert sizes == sorted(sizes)
