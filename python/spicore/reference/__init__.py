@@ -7,6 +7,8 @@ from .ewald_merge import ewald_merge
 from .ewald_slice import ewald_slice, trilinear
 from .expand import expand
 from .maximize import maximize, maximize_background
+from .polar_frames import polar_frames
+from .polar_views import polar_views
 from .posterior import posterior
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "expand",
     "maximize",
     "maximize_background",
+    "polar_frames",
+    "polar_views",
     "posterior",
     "trilinear",
 ]
