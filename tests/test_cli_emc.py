@@ -255,7 +255,7 @@ OPTIONS = {
     "symmetry": (lambda d: ["--symmetry", "X9"], "group must be one of .* got 'X9'"),
     "beta": (lambda d: ["--beta", "2"], "beta must be between .* got 2"),
     "threads": (lambda d: ["--threads", "0"], "threads must be between 1 and"),
-    "engine": (lambda d: ["--engine", "warp"], "engine must be one of pixel"),
+    "engine": (lambda d: ["--engine", "warp"], "engine must be one of polar, pixel"),
     "energy": (lambda d: ["--energy-ev", "-1"], "energy_ev must be"),
     "model": (lambda d: ["--start-model", write(d / "m", "1 2 3")], "m: .* HDF5 or .npy"),
     "model set": (

@@ -282,6 +282,7 @@ def near(volume, seed=0):
 def small(**options):
     """On one grid at constant beta."""
     fixed = {"iterations": 2, "beta": 0.3, "beta_jump": 1.0, "tolerance": 0.0, "num_div": 2,
+             "engine": "pixel",
              "multiresolution": False, "half_sets": False, "refine": 0}  # fmt: skip
     return Config(**fixed | options)
 
@@ -289,7 +290,7 @@ def small(**options):
 def whole(**options):
     """Every kind of iteration in a second: 3 on the grid as beta rises, 2 of refinement, halves."""
     fixed = {"iterations": 20, "beta": 0.4, "beta_jump": 2.0, "beta_period": 1, "tolerance": 1.0,
-             "num_div": 2, "refine": 2}  # fmt: skip
+             "num_div": 2, "refine": 2, "engine": "pixel"}  # fmt: skip
     return Config(**fixed | options)
 
 
@@ -492,7 +493,7 @@ def test_refinement_is_the_specification(options, detector, volume, tmp_path):
     )  # fmt: skip
     _, results = run(frames, detector, spec.config, tmp_path / "result.h5", **arguments)
     for done, (before, after) in enumerate(itertools.pairwise(results)):
-        local = refinement_grid(2, done)
+        local = refinement_grid(float(orientations.grid_spacing(2)), done)
         assert after.history["n_orientations"][-1] == len(local)
         want, expected = spec.refine(State.of(before), before, local)
         assert_state(State.of(after), want)
@@ -878,7 +879,7 @@ def test_resume_after_the_end_changes_nothing(frames, detector, tmp_path):
 
 def recovery(frames, truth, detector, volume, seed):
     """Median pose error in degrees and mean shell correlation of a run from a random start."""
-    config = Config(num_div=4, half_sets=False, refine=2, fluence=False, seed=seed)
+    config = Config(engine="pixel", num_div=4, half_sets=False, refine=2, fluence=False, seed=seed)
     result, _ = run(frames, detector, config)
     quats = result.orientation.astype(np.float64)
     quats /= np.linalg.norm(quats, axis=1, keepdims=True)

@@ -7,6 +7,7 @@ from .detector import Detector
 from .errors import InputError, SpicoreError
 from .ewald import ewald_merge, ewald_slice
 from .frames import Frames
+from .matching import Matches, match
 
 try:
     __version__ = version("spicore")
@@ -17,11 +18,13 @@ __all__ = [
     "Detector",
     "Frames",
     "InputError",
+    "Matches",
     "SpicoreError",
     "__version__",
     "emc",
     "ewald_merge",
     "ewald_slice",
+    "match",
     "metrics",
     "orientations",
     "simulate",

@@ -1,4 +1,4 @@
-"""Command-line options of `emc.Config`, made from its fields and their descriptions."""
+"""Command-line options made from the fields of a config and their descriptions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..emc.config import Config, tomllib
+from ..emc.config import Config
+from ..emc.options import Options, tomllib
 from ..errors import InputError
 
-FLAGS = {"n_modes": "modes", "n_nonrotating": "nonrotating"}
+FLAGS = {"n_modes": "modes", "n_nonrotating": "nonrotating", "n_classes": "classes"}
 
 _PREFIX = "config_"
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add one option per field of `Config`; those not given stay None."""
-    described = _descriptions()
-    group = parser.add_argument_group(
-        "options of the reconstruction", "Also in TOML by --config; the command line wins."
-    )
-    for field in dataclasses.fields(Config):
+def add_config_options(
+    parser: argparse.ArgumentParser,
+    config: type[Options] = Config,
+    title: str = "options of the reconstruction",
+) -> None:
+    """Add one option per field of a config; those not given stay None."""
+    described = _descriptions(config)
+    group = parser.add_argument_group(title, "Also in TOML by --config; the command line wins.")
+    for field in dataclasses.fields(config):
         flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
         kind, text = described.get(field.name, ("", ""))
         if field.type == "bool":
@@ -43,20 +46,20 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def config_values(args: argparse.Namespace) -> dict[str, Any]:
+def config_values(args: argparse.Namespace, config: type[Options] = Config) -> dict[str, Any]:
     """Return the options that were given: in the file of --config, then on the command line."""
-    values = {} if args.config is None else _read_toml(args.config)
-    for field in dataclasses.fields(Config):
+    values = {} if args.config is None else _read_toml(args.config, config)
+    for field in dataclasses.fields(config):
         value = getattr(args, _PREFIX + field.name)
         if value is not None:
             values[field.name] = value
     return values
 
 
-def _read_toml(path: str) -> dict[str, Any]:
+def _read_toml(path: str, config: type[Options]) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
-        Config.from_toml(text)  # names and values, so that messages can tell the file
+        config.from_toml(text)  # names and values, so that messages can tell the file
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read config {path}: {reason}") from None
@@ -81,9 +84,9 @@ _CONVERTERS: dict[str, Any] = {
 _METAVARS = {"int": "N", "float": "X", "str": "NAME", "float | str": "auto|X"}
 
 
-def _descriptions() -> dict[str, tuple[str, str]]:
-    """Return (type, text) of each field from the docstring of `Config`."""
-    lines = inspect.cleandoc(Config.__doc__ or "").splitlines()
+def _descriptions(config: type[Options]) -> dict[str, tuple[str, str]]:
+    """Return (type, text) of each field from the docstring of a config."""
+    lines = inspect.cleandoc(config.__doc__ or "").splitlines()
     result: dict[str, tuple[str, str]] = {}
     name = ""
     for line in lines:

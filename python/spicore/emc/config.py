@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
-from typing import Any
 
 from .. import _validate, orientations
 from ..errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .options import Options
+from .polar.layout import ANGLES
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """How to reconstruct; every field has a default that suits most data.
 
     Parameters
     ----------
-    engine : {"pixel"}
-        Exact pixels against any list of rotations.
+    engine : {"polar", "pixel"}
+        "polar": all in-plane angles of a view at once, on pixels binned to rings; then local
+        refinement on exact pixels. "pixel": exact pixels against a list of rotations, slower by
+        ten times or more. Frames of real values, a background, fixed patterns and Dragonfly's
+        merge always take the pixel engine.
     iterations : int
         Upper limit; a run stops before it once it has converged.
     num_div : int
-        Refinement n of the 600-cell grid, 10(5n^3 + n) rotations about 73.5/n degrees apart.
+        Fineness n of the grid: rotations about 73.5/n degrees apart, with the pixel engine the
+        10(5n^3 + n) of the 600-cell; 0: 11 with the polar engine, 6 with the pixel engine.
     multiresolution : bool
-        Start with half of `num_div` (at least 4) and the radius that holds 95 % of the photons,
-        and grow both when the orientations have settled (mutual information > ln(R) / 2).
+        Start with a coarser grid and the radius that holds 95 % of the photons, and grow both
+        when the orientations have settled.
+    batch : int
+        Frames used while the model is coarse; four times as many on the fine grid before all.
+        Polar engine only.
+    seeds : int
+        Random starts of the coarse stages, of which the one with the highest evidence on other
+        frames goes on. Polar engine only.
+    n_angles : int
+        In-plane angles A of the finest polar grid: 32, 48, 64, 96, 128, 144, 192, 256, 384 or
+        512; 0: from the detector, at most 128.
+    ring_width : float
+        Width of the polar rings in voxels; 0: 2, or 1 where the detector has fewer than 32.
     beta : "auto" or float
-        Inverse temperature at the start. "auto": 0.6 exp(-6.5 (N 1e-5)^0.15), N photons
-        per frame, two to four times the critical temperature of the frames.
+        Inverse temperature at the start. "auto": with the polar engine 2.5 times the critical
+        one of the frames; with the pixel engine 0.6 exp(-6.5 (N 1e-5)^0.15), N photons per
+        frame, which is about as much.
     beta_jump : float
         Factor by which beta rises, up to 1.
     beta_period : int
-        Iterations between rises; 0: rise when the model changes by less than 1 %, at the
-        latest after 12 iterations.
+        Iterations between rises; 0: rise when the model changes by less than 1 % (polar engine:
+        2 %), at the latest after 12 iterations.
     fluence : bool
         Fit a fluence per frame.
     symmetry : str
@@ -74,10 +84,14 @@ class Config:
         Memory for one block of frames x orientations; frames are streamed in such blocks.
     """
 
-    engine: str = "pixel"
+    engine: str = "polar"
     iterations: int = 100
-    num_div: int = 6
+    num_div: int = 0
     multiresolution: bool = True
+    batch: int = 4000
+    seeds: int = 2
+    n_angles: int = 0
+    ring_width: float = 0.0
     beta: float | str = "auto"
     beta_jump: float = 1.5
     beta_period: int = 0
@@ -98,9 +112,8 @@ class Config:
     block_memory_mb: int = 128
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            self._check_type(field)
-        _validate.choice("engine", self.engine, ("pixel",))
+        self._check_types()
+        _validate.choice("engine", self.engine, ("polar", "pixel"))
         _validate.choice("merge", self.merge, ("likelihood", "dragonfly"))
         _validate.choice("selection", self.selection, ("all", "even", "odd"))
         orientations.point_group(self.symmetry)
@@ -108,7 +121,10 @@ class Config:
             _validate.number("beta", self.beta, low=1e-9, high=1.0)
         for name, low, high in (
             ("iterations", 1, 100_000),
-            ("num_div", 1, 60),
+            ("num_div", 0, 60),
+            ("batch", 10, 2**31),
+            ("seeds", 1, 100),
+            ("ring_width", 0.0, 100.0),
             ("beta_jump", 1.0, 1e3),
             ("beta_period", 0, 100_000),
             ("n_modes", 1, 1000),
@@ -122,42 +138,12 @@ class Config:
             ("block_memory_mb", 1, 1_000_000),
         ):
             _validate.number(name, getattr(self, name), low=low, high=high)
+        if self.n_angles not in (0, *ANGLES):
+            raise InputError(f"n_angles must be 0 or one of {ANGLES}, got {self.n_angles}")
         if self.size and (self.size < 3 or self.size % 2 == 0):
             raise InputError(f"size must be odd and at least 3 (or 0), got {self.size}")
 
-    def _check_type(self, field: dataclasses.Field) -> None:
-        value = getattr(self, field.name)
-        kinds = {"bool": bool, "int": int, "str": str}.get(str(field.type), (int, float, str))
-        is_bool = isinstance(value, bool)
-        if not isinstance(value, kinds) or is_bool != (kinds is bool):
-            raise InputError(f"{field.name} must be of type {field.type}, got {value!r}")
-
-    def to_toml(self) -> str:
-        """Return the options as TOML text."""
-        import tomli_w  # only to write: kernels and readers do without it
-
-        return tomli_w.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_toml(cls, text: str) -> Config:
-        """Read options from TOML text; unknown names are an `InputError`."""
-        try:
-            values: dict[str, Any] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"config is not valid TOML: {error}") from None
-        names = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise InputError(
-                f"config has unknown options {', '.join(unknown)}; "
-                f"known are {', '.join(sorted(names))}"
-            )
-        return cls(**values)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Config:
-        """Read options from a TOML file."""
-        try:
-            return cls.from_toml(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read config {path}: {error}") from None
+    @property
+    def grid(self) -> int:
+        """Fineness of the grid, never 0."""
+        return self.num_div or (11 if self.engine == "polar" else 6)

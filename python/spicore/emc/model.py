@@ -154,6 +154,17 @@ def low_passed(model: Model, profile: NDArray[np.float64], radius: float) -> Mod
     return Model(complete(volumes), model.patterns.copy())
 
 
+def extrapolated(new: Model, old: Model, share: float) -> Model:
+    """Go on from `new` by a share of the last step, voxels not below a fifth of `new`."""
+    first = new.size // 2
+    volumes = np.empty_like(new.volumes)
+    step = new.volumes[:, first:] - old.volumes[:, first:]
+    volumes[:, first:] = np.maximum(
+        new.volumes[:, first:] + np.float32(share) * step, np.float32(0.2) * new.volumes[:, first:]
+    )
+    return Model(volumes, new.patterns)
+
+
 def change_between(old: Model, new: Model, photons: NDArray[np.float64]) -> float:
     """Relative change of the model: per shell, then averaged with the shells' `photons`.
 

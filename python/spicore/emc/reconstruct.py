@@ -19,14 +19,34 @@ from ..frames import Frames
 from .config import Config
 from .engine import FrameState, Grid, PixelEngine, Settings
 from .layout import PixelLayout
-from .model import Model, change_between, checked_start, complete, low_passed, random_model
+from .model import (
+    Model,
+    change_between,
+    checked_start,
+    complete,
+    extrapolated,
+    low_passed,
+    random_model,
+)
+from .polar.engine import PolarEngine, PolarGrid
+from .polar.start import critical_beta, polar_layout
 from .result import PER_FRAME, Result
-from .schedule import Schedule, Stage, auto_beta, stages
+from .schedule import MOMENTUM, Schedule, Stage, auto_beta, stages
+from .seeds import Trial, best_trial
 from .survey import checked_background, checked_fluence, radial_profile, radius_holding, used_frames
 
 COARSE_SHARE = 0.95
 """Share of the photons inside the radius of the coarse stage; with 0.85, sim_1bxr
 ended 2 degrees worse."""
+
+START_BETA = 2.5
+"""Start of the polar engine over the critical inverse temperature."""
+
+AGREED = 0.8
+"""Correlation of two aligned seeds, mean over shells, above which they found the same."""
+
+HELD_OUT = 1000
+"""Frames that rank the seeds."""
 
 HALF_ITERATIONS = 4
 """Grid iterations of each half set from the common, low-pass filtered model."""
@@ -176,10 +196,17 @@ class _Run:
         self.background = checked_background(background, detector)
         if self.background is not None and frames.kind == "dense":
             raise InputError("background cannot be used with frames of real values (EMC type 2)")
+        # The polar engine cannot treat these; see Config.engine.
+        pixel = self.background is not None or frames.kind == "dense"
+        if pixel or config.n_nonrotating or config.merge == "dragonfly":
+            config = replace(config, engine="pixel")
+        self.plan = config
         self.size = config.size or detector.size
         self.fluence = checked_fluence(start_fluence, frames.n_frames)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.half: dict[str, NDArray] = {}
+        self.seeds: dict[str, NDArray] = {}
+        self.previous: Model | None = None
         self._survey()
 
     # -- before the first iteration ------------------------------------------------------
@@ -202,7 +229,7 @@ class _Run:
         self.mean_photons = powder[layout.pixel[: layout.n_orient]].sum() / len(self.used)
         if self.mean_photons <= 0:
             raise InputError("frames hold no photons in the pixels that orient (mask 0)")
-        if self.config.beta == "auto":
+        if self.config.beta == "auto" and self.plan.engine == "pixel":
             photons = self.frames.photons_per_frame
             share = self.mean_photons / max(float(np.mean(photons)), 1e-30)
             photons = (
@@ -211,42 +238,103 @@ class _Run:
                 else np.full(len(self.used), self.mean_photons)
             )
             self.beta0 = auto_beta(photons)
-        else:
+        elif self.config.beta != "auto":
             self.beta0 = np.full(len(self.used), float(self.config.beta))
         powder_rows = powder[layout.pixel] / len(self.used)
         self.profile = radial_profile(layout, powder_rows, self.size)
         self.pattern = np.maximum(powder_rows / layout.exposure, 1e-12)
         self.coarse_radius = radius_holding(layout, powder_rows, COARSE_SHARE)
+        self.stages = stages(
+            self.plan,
+            self.coarse_radius,
+            float(layout.q_abs[: layout.n_orient].max()),
+            len(self.used),
+        )
+        if self.config.beta == "auto" and self.plan.engine == "polar":
+            beta = critical_beta(self.frames, self.detector, self.stages[0], self.threads)
+            self.beta0 = np.full(len(self.used), min(START_BETA * beta, 1.0))
 
     def start(self, start_model: NDArray | None) -> None:
         """Make the model and the state of the first iteration."""
         config = self.config
-        rng = np.random.default_rng(config.seed)
-        self.model = random_model(
-            self.size, config.n_modes, self.profile, self.pattern, config.n_nonrotating, rng
-        )
         if start_model is not None:
-            self.model.volumes = checked_start(
+            volumes = checked_start(
                 start_model,
                 self.size,
                 config.n_modes,
                 symmetrize=config.merge != "dragonfly",  # it takes a start model as it is
             )
+            self._begin(config.seed, self.stages[-1:], volumes)
+        elif self.plan.engine == "polar" and len(self.stages) > 2 and config.seeds > 1:
+            self._try_seeds()
+        else:
+            self._begin(config.seed, self.stages)
+
+    def _begin(self, seed: int, steps: list[Stage], volumes: NDArray | None = None) -> None:
+        """Start from a random model, or from `volumes`."""
+        config = self.config
+        rng = np.random.default_rng(seed)
+        self.model = random_model(
+            self.size, config.n_modes, self.profile, self.pattern, config.n_nonrotating, rng
+        )
+        if volumes is not None:
+            self.model.volumes = volumes
         self.weight = np.zeros(self.model.volumes.shape, np.float32)
         self.patterns = np.full((config.n_nonrotating, self.detector.n_pixels), np.nan, np.float32)
         self.patterns[:, PixelLayout(self.detector, config.radius).pixel] = self.model.patterns
         self.state = FrameState.start(len(self.used))
         if self.fluence is not None:
             self.state.fluence = self.fluence[self.used] / self.fluence[self.used].mean()
-        steps = stages(config, self.coarse_radius)
-        if start_model is not None:
-            steps = steps[-1:]
-        self.schedule = Schedule(config, steps, self.beta0)
+        elif self.plan.engine == "polar" and config.fluence:
+            photons = np.asarray(self.frames.photons_per_frame, np.float64)
+            self.state.fluence = np.maximum(photons / photons.mean(), 1e-6).astype(np.float32)
+        self.schedule = Schedule(self.plan, steps, self.beta0)
+        self.history = {name: [] for name in HISTORY}
         self._set_stage()
         factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
         # Half of a random model, which has no other yet; a start model may lack the symmetry.
-        first = 0 if start_model is not None else self.size // 2
+        first = 0 if volumes is not None else self.size // 2
         self.model.volumes[:, first:] *= np.float32(factor)
+
+    def _try_seeds(self) -> None:
+        """Run the coarse stages from several random starts; go on with the best.
+
+        Where none agrees with it, up to twice as many are tried.
+        """
+        trials: list[Trial] = []
+        while True:
+            self._begin(self.config.seed + len(trials), self.stages)
+            middle = self.schedule.stages[1]
+            while self.schedule.stage < 2 and self._goes_on():
+                self._advance()
+            evidence = self._evidence(middle)
+            trials.append(
+                Trial(self.model, self.weight, self.state, self.schedule, self.history, evidence)
+            )
+            if len(trials) < self.config.seeds:
+                continue
+            best, self.seeds = best_trial(trials, middle.radius, self.threads)
+            agreed = np.nanmax(self.seeds["agreement"]) > AGREED
+            if agreed or len(trials) >= 2 * self.config.seeds:
+                break
+        self.seeds["seed"] = self.config.seed + np.arange(len(trials))
+        chosen = trials[best]
+        self.model, self.weight, self.state = chosen.model, chosen.weight, chosen.state
+        self.schedule, self.history = chosen.schedule, chosen.history
+        self.previous = None
+        self._set_stage()
+
+    def _evidence(self, stage: Stage) -> float:
+        """Mean log-evidence per frame of the model on the grid of a stage, at beta = 1.
+
+        On frames that the stage did not use, where it left some.
+        """
+        used = self._frames_of(stage)
+        rest = np.setdiff1d(np.arange(len(self.used)), used)
+        index = _spread(len(rest), HELD_OUT)
+        index = rest[index] if len(rest) >= HELD_OUT else used[_spread(len(used), HELD_OUT)]
+        engine, grid = self._polar(stage, index)
+        return engine.evidence(self.model, grid, self.state.part(index))
 
     def load(self, result: Result) -> None:
         """Take up a run where its file left off."""
@@ -265,21 +353,45 @@ class _Run:
             )
         self.patterns = result.patterns
         self.model = Model(volumes, result.patterns, self.config.merge != "dragonfly")
+        if result.previous is not None:
+            self.previous = Model(result.previous.reshape(volumes.shape), result.patterns)
+        self.seeds = result.seeds
         self.weight = result.weight.reshape(volumes.shape)
         self.state = FrameState(
             **{name: getattr(result, name)[self.used] for name in FrameState.__dataclass_fields__}
         )
         saved = dict(result.schedule)
-        steps = stages(self.config, self.coarse_radius)[-int(saved.pop("n_stages")) :]
+        steps = self.stages[-int(saved.pop("n_stages")) :]
         kinds = Schedule.__dataclass_fields__
         saved = {k: v.item() for k, v in saved.items() if k in kinds}
-        self.schedule = Schedule(self.config, steps, self.beta0, **saved)
+        self.schedule = Schedule(self.plan, steps, self.beta0, **saved)
         self.history = {name: list(values) for name, values in result.history.items()}
         self._set_stage()
 
     def _set_stage(self) -> None:
         """Make the grid and the engine of the current stage."""
-        stage: Stage = self.schedule.stages[self.schedule.stage]
+        stage = self.schedule.stages[self.schedule.stage]
+        self.stage = stage
+        self.index = self._frames_of(stage)
+        self.shell_photons = self._shell_photons()
+        if stage.n_pairs and not self.schedule.refining:
+            self.engine, self.grid = self._polar(stage, self.index)
+        else:
+            if not stage.n_pairs:
+                self.grid = self._pixel_grid(stage)
+            self.engine = self._pixel(stage, self.index)
+            rows = self.engine.layout.pixel
+            self.model.patterns = np.ascontiguousarray(self.patterns[:, rows])
+        _core.trim_memory()  # of reading and of the grid; what follows comes in large pieces
+
+    def _frames_of(self, stage: Stage) -> NDArray[np.int64]:
+        """Frames that a stage uses, of those used at all."""
+        return _spread(len(self.used), stage.n_frames or len(self.used))
+
+    def _select(self, index: NDArray[np.int64]) -> Frames:
+        return self.frames if len(index) == len(self.used) else self.frames.select(index)
+
+    def _pixel_grid(self, stage: Stage) -> Grid:
         quats, weights = orientations.grid600(stage.num_div)
         if len(self.group) > 1:
             index, weights = orientations.asymmetric_unit(quats, weights, self.config.symmetry)
@@ -289,16 +401,11 @@ class _Run:
             order, quats = np.arange(len(quats)), orientations.conjugate(quats)
         else:
             order = orientations.sort_by_view(quats)
-        self.grid = Grid(np.ascontiguousarray(quats[order]), weights[order])
-        self.stage = stage
-        self.engine = self._engine(self.frames)
-        rows = self.engine.layout.pixel
-        self.model.patterns = np.ascontiguousarray(self.patterns[:, rows])
-        _core.trim_memory()  # of reading and of the grid; what follows comes in large pieces
+        return Grid(np.ascontiguousarray(quats[order]), weights[order])
 
-    def _engine(self, frames: Frames) -> PixelEngine:
+    def _settings(self) -> Settings:
         config = self.config
-        settings = Settings(
+        return Settings(
             fluence=config.fluence,
             dragonfly=config.merge == "dragonfly",
             prior=config.prior,
@@ -308,7 +415,16 @@ class _Run:
             symmetry=self.group,
             background=self.background,
         )
-        return PixelEngine(frames, PixelLayout(self.detector, self.stage.radius), settings)
+
+    def _pixel(self, stage: Stage, index: NDArray[np.int64]) -> PixelEngine:
+        layout = PixelLayout(self.detector, stage.radius)
+        return PixelEngine(self._select(index), layout, self._settings())
+
+    def _polar(self, stage: Stage, index: NDArray[np.int64]) -> tuple[PolarEngine, PolarGrid]:
+        layout, orders = polar_layout(self.detector, stage)
+        views, weights = orientations.view_pairs(stage.n_pairs, self.config.symmetry)
+        engine = PolarEngine(self._select(index), layout, orders, self._settings())
+        return engine, PolarGrid(views, weights, stage.n_angles)
 
     # -- iterations ----------------------------------------------------------------------
 
@@ -316,67 +432,92 @@ class _Run:
         """Iterate until converged, or to the limit; save after each iteration."""
         if not self.history["iteration"] and out is not None:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-        while (
-            not self.schedule.converged and len(self.history["iteration"]) < self.config.iterations
-        ):
-            stage = self.schedule.stage
-            done = self._step()
-            self.schedule.advance(done.change, done.mutual_information, done.n_orientations)
-            if out is not None:
-                self.result().save(out)
-            if self.on_iteration:
-                self.on_iteration(done)
-            if self.schedule.stage != stage:
-                self._set_stage()
+        while not self.schedule.converged and self._goes_on():
+            self._advance(out)
+
+    def _goes_on(self) -> bool:
+        return len(self.history["iteration"]) < self.config.iterations
+
+    def _advance(self, out: str | os.PathLike | None = None) -> None:
+        """Do one iteration and decide what comes next."""
+        schedule = self.schedule
+        before = schedule.stage, schedule.refining
+        done = self._step()
+        schedule.advance(done.change, done.mutual_information, done.n_orientations)
+        if (schedule.stage, schedule.refining) != before:
+            self.previous = None  # its momentum belongs to another grid
+        if out is not None:
+            self.result().save(out)
+        if self.on_iteration:
+            self.on_iteration(done)
+        if (schedule.stage, schedule.refining) != before:
+            self._set_stage()
 
     def _step(self) -> Iteration:
         start = time.perf_counter()
         engine, schedule = self.engine, self.schedule
         engine.timer.seconds.clear()
-        old = self.model
         self.weight = np.empty(0, np.float32)  # its memory is needed more than its values
+        everything = len(self.index) == len(self.used)
+        state = self.state if everything else self.state.part(self.index)
         if schedule.refining:
-            local = refinement_grid(self.stage.num_div, schedule.refined)
+            old = self.model
+            local = refinement_grid(self.stage.spacing, schedule.refined)
             n_orientations = len(local)
             self.model, self.weight = engine.refine(
-                old, local, self.state, self.profile, self.on_progress
+                old, local, state, self.profile, self.on_progress
             )
         else:
-            n_orientations = len(self.grid.quats)
-            factor = 1.0
-            if self.config.merge == "dragonfly":
-                factor = self.mean_photons / engine.mean_total(old, self.grid)
-                if not self.config.fluence:  # it matches the mean photons in every iteration
-                    old.volumes *= np.float32(factor)
-            self.model, self.weight = engine.iterate(
-                old, self.grid, self.state, schedule.beta, self.profile, self.on_progress
-            )
-            if self.config.merge == "dragonfly" and self.config.fluence:
-                self.model.scale(1.0 / factor)  # its fluences carry the factor instead
+            n_orientations = self.grid.n_orientations
+            old = self._iterate(state)
+        if not everything:
+            self.state.update(self.index, state)
         seconds = time.perf_counter() - start
         done = Iteration(
             len(self.history["iteration"]) + 1,
             "refine" if schedule.refining else "grid",
             float(schedule.beta.mean()),
             self._change(old, self.model),
-            float(self.state.log_likelihood.mean()),
-            float(self.state.mutual_information.mean()),
+            float(state.log_likelihood.mean()),
+            float(state.mutual_information.mean()),
             n_orientations,
             self.stage.radius,
             seconds,
             dict(engine.timer.seconds),
         )
-        self.patterns[:, engine.layout.pixel] = self.model.patterns
+        if len(self.patterns):
+            self.patterns[:, engine.layout.pixel] = self.model.patterns
         for name in HISTORY:
             self.history[name].append(getattr(done, name))
         return done
 
+    def _iterate(self, state: FrameState) -> Model:
+        """One iteration over the grid; return the model it started from."""
+        engine, beta = self.engine, self.schedule.beta[self.index]
+        polar, old, factor = self.plan.engine == "polar", self.model, 1.0
+        if polar and self.schedule.hot:
+            if self.previous is not None:
+                old = extrapolated(self.model, self.previous, MOMENTUM)
+            self.previous = self.model
+        else:
+            self.previous = None
+        if self.config.merge == "dragonfly":
+            factor = self.mean_photons / engine.mean_total(old, self.grid)
+            if not self.config.fluence:  # it matches the mean photons in every iteration
+                old.volumes *= np.float32(factor)
+        self.model, self.weight = engine.iterate(
+            old, self.grid, state, beta, self.profile, self.on_progress
+        )
+        if self.config.merge == "dragonfly" and self.config.fluence:
+            self.model.scale(1.0 / factor)  # its fluences carry the factor instead
+        return old
+
     def _change(self, old: Model, new: Model) -> float:
-        return change_between(old, new, self._shell_photons())
+        return change_between(old, new, self.shell_photons)
 
     def _shell_photons(self) -> NDArray[np.float64]:
         """Share of the photons at each integer radius of the present stage."""
-        layout = self.engine.layout
+        layout = PixelLayout(self.detector, self.stage.radius)
         rows = slice(0, layout.n_orient)
         index = np.rint(layout.q_abs[rows]).astype(np.int64)
         photons = self.profile[index] * layout.exposure[rows]
@@ -407,24 +548,22 @@ class _Run:
             self.result().save(out)
 
     def _half(self, name: str, index: NDArray[np.int64], common: Model) -> NDArray[np.float32]:
-        engine = self._engine(self.frames.select(index))
-        state = FrameState(
-            **{f: getattr(self.state, f)[index].copy() for f in FrameState.__dataclass_fields__}
-        )
+        stage = self.stage
+        refiner = self._pixel(stage, index)
+        engine, grid = self._polar(stage, index) if stage.n_pairs else (refiner, self.grid)
+        state = self.state.part(index)
         model = Model(common.volumes.copy(), common.patterns.copy())
         beta = np.ones(len(index), np.float32)
         for k in range(HALF_ITERATIONS + self.schedule.refined):
             start = time.perf_counter()
             old = model
             if k < HALF_ITERATIONS:
-                n_orientations = len(self.grid.quats)
-                model, _ = engine.iterate(
-                    old, self.grid, state, beta, self.profile, self.on_progress
-                )
+                n_orientations = grid.n_orientations
+                model, _ = engine.iterate(old, grid, state, beta, self.profile, self.on_progress)
             else:
-                local = refinement_grid(self.stage.num_div, k - HALF_ITERATIONS)
+                local = refinement_grid(stage.spacing, k - HALF_ITERATIONS)
                 n_orientations = len(local)
-                model, _ = engine.refine(old, local, state, self.profile, self.on_progress)
+                model, _ = refiner.refine(old, local, state, self.profile, self.on_progress)
             if self.on_iteration:
                 seconds = time.perf_counter() - start
                 self.on_iteration(
@@ -460,11 +599,18 @@ class _Run:
             **{name: self._all_frames(name) for name in PER_FRAME},
             history={name: np.array(values) for name, values in self.history.items()},
             half_sets=self.half,
+            seeds=self.seeds,
+            previous=None if self.previous is None else self._whole(self.previous.volumes),
             patterns=self.patterns,
             voxel_size=self.detector.voxel_size,
             config=self.config.to_toml(),
             schedule={**schedule, "n_stages": len(self.schedule.stages)},
         )
+
+    @staticmethod
+    def _whole(volumes: NDArray[np.float32]) -> NDArray[np.float32]:
+        complete(volumes)
+        return volumes[0] if len(volumes) == 1 else volumes
 
     def _all_frames(self, name: str) -> NDArray:
         """Spread a per-frame array over all frames; NaN or -1 for those not used."""
@@ -475,10 +621,17 @@ class _Run:
         return result
 
 
-def refinement_grid(num_div: int, done: int) -> NDArray[np.float64]:
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """Return up to `most` numbers below n, evenly spread."""
+    if most >= n:
+        return np.arange(n)
+    return np.linspace(0, n - 1, most).astype(np.int64)
+
+
+def refinement_grid(spacing: float, done: int) -> NDArray[np.float64]:
     """Rotations of the `done`-th refinement: a ball that halves each time.
 
     The first reaches half the grid spacing, where the next grid point takes over.
     """
-    radius = 0.5 * orientations.grid_spacing(num_div) / 2**done
+    radius = 0.5 * spacing / 2**done
     return orientations.local_grid(radius, radius / 2)

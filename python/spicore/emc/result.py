@@ -14,6 +14,8 @@ from ..io.files import reading_hdf5, writing_hdf5
 
 FORMAT = "spicore-emc"
 
+GROUPS = ("history", "half_sets", "seeds")
+
 PER_FRAME = (
     "orientation",
     "mode",
@@ -40,6 +42,9 @@ class Result:
     mutual_information : float64 [D] between frame and orientation, nats
     history : dict of arrays [iterations]
     half_sets : dict                 even, odd [N, N, N], radius, shell_cc; empty if not made
+    seeds : dict                     random starts tried: seed, evidence (nats per frame),
+                                     agreement (shell correlation with the best)
+    previous : float32 or None       intensity one iteration before, for resuming
     patterns : float32 [K, n_pixels] fixed patterns on the detector, NaN on unused pixels
     voxel_size : float or None       1/Angstrom
     config : str                     TOML
@@ -58,6 +63,8 @@ class Result:
     patterns: NDArray[np.float32]
     config: str
     half_sets: dict[str, NDArray] = field(default_factory=dict)
+    seeds: dict[str, NDArray] = field(default_factory=dict)
+    previous: NDArray[np.float32] | None = None
     voxel_size: float | None = None
     schedule: dict[str, Any] = field(default_factory=dict)
 
@@ -68,10 +75,16 @@ class Result:
         with writing_hdf5(path) as (file, _):
             for name in ("intensity", "weight", "patterns", *PER_FRAME):
                 file[name] = getattr(self, name)
-            for group, values in (("history", self.history), ("half_sets", self.half_sets)):
+            for group, values in (
+                ("history", self.history),
+                ("half_sets", self.half_sets),
+                ("seeds", self.seeds),
+            ):
                 file.create_group(group)
                 for name, value in values.items():
                     file[f"{group}/{name}"] = value
+            if self.previous is not None:
+                file["previous"] = self.previous
             file.create_group("schedule").attrs.update(self.schedule)
             file.attrs.update(
                 format=FORMAT,
@@ -90,11 +103,13 @@ class Result:
             if file.attrs.get("format") != FORMAT:
                 raise InputError(f"{path} must be a result of 'spicore emc', it is other HDF5")
             arrays = {n: file[n][()] for n in ("intensity", "weight", "patterns", *PER_FRAME)}
-            groups = {g: {n: d[()] for n, d in file[g].items()} for g in ("history", "half_sets")}
+            groups = {g: {n: d[()] for n, d in file[g].items()} for g in GROUPS if g in file}
+            previous = file["previous"][()] if "previous" in file else None
             voxel_size = float(file.attrs["voxel_size"])
             return cls(
                 **arrays,
                 **groups,
+                previous=previous,
                 voxel_size=None if np.isnan(voxel_size) else voxel_size,
                 config=str(file.attrs["config"]),
                 schedule=dict(file["schedule"].attrs),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..orientations import grid_spacing, n_pairs_for
 from .config import Config
+from .polar.layout import ANGLES
 
 SETTLED = 0.01
 """Relative change of the model, shells weighted by photons, below which beta rises. On
@@ -27,25 +29,114 @@ def auto_beta(photons: NDArray) -> NDArray[np.float64]:
 
 
 COARSEST = 4
-"""Grid of the coarse stage: 3,240 rotations about 18 degrees apart. With n = 3, sim_1bxr
+"""Pixel grid of the coarse stage: 3,240 rotations about 18 degrees apart. With n = 3, sim_1bxr
 ended 2 degrees worse."""
+
+COARSE_PAIRS, MIDDLE_PAIRS = 50, 250
+"""Pairs of views while symmetry breaks, and after. The first are 20 degrees apart; orientations
+that sharpen on so coarse a grid are pinned to it, warped by 7 degrees on sim_1bxr for good.
+With 250 pairs (9 degrees) from a posterior of 4 nats on, they end where a start from the
+truth does."""
+
+MIDDLE_ANGLES, MOST_ANGLES = 96, 128
+MIDDLE_RADIUS = 1.8
+"""Radius of the middle stage over that of the coarse one."""
+
+BROKEN, SHARP = 0.5, 4.0
+"""Information in nats that tells broken symmetry, and entropy of the posterior in nats below
+which a finer grid takes over."""
+
+POLAR_SETTLED = 0.02
+MOMENTUM = 0.9
+"""Share of the last step that is added to the next below beta = 1: smooth warps of all
+orientations relax ten times slower than the rest."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A grid and the radius it is used with (0: all of the detector)."""
+    """A grid, the radius it is used with (0: all of the detector) and when it ends.
+
+    Attributes
+    ----------
+    num_div : int     pixel engine: refinement of the 600-cell grid
+    radius : float    largest |q| in voxels
+    entropy : float   the stage ends when the posterior has less, in nats; 0: at beta = 1
+    n_pairs, n_angles, width : polar engine: views, in-plane angles and rings
+    n_frames : int    frames used, evenly spread; 0: all
+    """
 
     num_div: int
     radius: float
+    entropy: float = 0.0
+    n_pairs: int = 0
+    n_angles: int = 0
+    width: float = 1.0
+    n_frames: int = 0
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring orientations in degrees."""
+        if self.n_pairs:
+            return float(np.degrees(np.sqrt(2.0 * np.pi / self.n_pairs)))
+        return float(grid_spacing(self.num_div))
 
 
-def stages(config: Config, coarse_radius: float) -> list[Stage]:
-    """Return the stages of a run, coarse to fine."""
-    last = Stage(config.num_div, config.radius)
-    if not config.multiresolution or config.num_div <= COARSEST:
+def stages(
+    config: Config, coarse_radius: float, detector_radius: float, n_frames: int = 0
+) -> list[Stage]:
+    """Return the stages of a run, coarse to fine.
+
+    Parameters
+    ----------
+    coarse_radius : float
+        Radius in voxels that holds most photons.
+    detector_radius : float
+        Largest |q| of pixels that orient.
+    n_frames : int
+        Frames of the run: sets larger than those that a stage needs use a part of them.
+    """
+    if config.engine == "polar":
+        return _polar_stages(config, coarse_radius, detector_radius, n_frames)
+    last = Stage(config.grid, config.radius)
+    if not config.multiresolution or config.grid <= COARSEST:
         return [last]
     radius = min(coarse_radius, config.radius) if config.radius else coarse_radius
-    return [Stage(max(COARSEST, -(-config.num_div // 2)), radius), last]
+    n = max(COARSEST, -(-config.grid // 2))
+    n_rotations = 10 * (5 * n**3 + n)
+    return [Stage(n, radius, 0.5 * np.log(n_rotations)), last]
+
+
+def _polar_stages(
+    config: Config, coarse_radius: float, detector_radius: float, n_frames: int
+) -> list[Stage]:
+    most = min(config.radius, detector_radius) if config.radius else detector_radius
+    coarse = min(coarse_radius, most)
+    width = config.ring_width or (2.0 if most >= 32 else 1.0)
+    # Bins of 2.3 pixels on the outermost ring; the refinement removes what binning costs.
+    n_angles = config.n_angles or next(
+        (a for a in ANGLES if a >= 2.7 * most and a <= MOST_ANGLES), MOST_ANGLES
+    )
+    pairs = n_pairs_for(float(grid_spacing(config.grid)))
+    last = Stage(0, config.radius, 0.0, pairs, n_angles, width)
+    if not config.multiresolution or pairs <= COARSE_PAIRS:
+        return [last]
+    part = config.batch if n_frames > config.batch else 0
+    n_coarse = COARSE_PAIRS * 2 * ANGLES[0]
+    steps = [
+        Stage(0, coarse, 0.5 * np.log(n_coarse), COARSE_PAIRS, ANGLES[0], 1.0, part),
+        Stage(
+            0,
+            min(MIDDLE_RADIUS * coarse, most),
+            SHARP,
+            min(MIDDLE_PAIRS, pairs),
+            min(MIDDLE_ANGLES, n_angles),
+            width,
+            part,
+        ),
+    ]
+    if n_frames > 4 * config.batch:
+        steps.append(Stage(0, config.radius, 0.0, pairs, n_angles, width, 4 * config.batch))
+    return [*steps, last]
 
 
 @dataclass
@@ -75,7 +166,12 @@ class Schedule:
         """Inverse temperature of each frame, at most 1."""
         return np.minimum(self.beta0 * self.level, 1.0).astype(np.float32)
 
-    def advance(self, change: float, information: float, n_rotations: int) -> None:
+    @property
+    def hot(self) -> bool:
+        """Some frame's beta is below 1."""
+        return float(self.beta.min()) < 1.0
+
+    def advance(self, change: float, information: float, n_orientations: int) -> None:
         """Decide what comes next, from the last iteration's change and information."""
         if self.refining:
             self.refined += 1
@@ -83,10 +179,12 @@ class Schedule:
             return
         self.held += 1
         last = self.stage == len(self.stages) - 1
-        if not last and information > 0.5 * np.log(n_rotations):
+        if self._unbroken(information, last):
+            return
+        if not last and np.log(n_orientations) - information < self.stages[self.stage].entropy:
             self._next_stage()
         elif self._rise(change):
-            if float(self.beta.min()) < 1.0:
+            if self.hot:
                 self.level *= self.config.beta_jump
                 self.held = 0
             elif not last:
@@ -95,6 +193,11 @@ class Schedule:
                 self.refining = self.config.refine > 0
                 self.converged = not self.refining
 
+    def _unbroken(self, information: float, last: bool) -> bool:
+        """Still isotropic: the first stage of the polar engine waits, but not for ever."""
+        waits = self.config.engine == "polar" and self.stage == 0 and not last
+        return waits and information < BROKEN and self.held < LONGEST_HOLD
+
     def _next_stage(self) -> None:
         self.stage += 1
         self.held = 0
@@ -102,4 +205,5 @@ class Schedule:
     def _rise(self, change: float) -> bool:
         if self.config.beta_period:
             return self.held >= self.config.beta_period
-        return change < SETTLED or self.held >= LONGEST_HOLD
+        settled = POLAR_SETTLED if self.config.engine == "polar" else SETTLED
+        return change < settled or self.held >= LONGEST_HOLD

@@ -34,6 +34,11 @@ class Grid:
     quats: NDArray[np.float64]
     weights: NDArray[np.float64]
 
+    @property
+    def n_orientations(self) -> int:
+        """Orientations of one mode."""
+        return len(self.quats)
+
 
 @dataclass
 class FrameState:
@@ -58,6 +63,20 @@ class FrameState:
             nan.copy(),
             nan.copy(),
         )
+
+    def part(self, index: NDArray[np.int64]) -> FrameState:
+        """Return copies for some frames."""
+        return FrameState(**{name: getattr(self, name)[index] for name in self.names()})
+
+    def update(self, index: NDArray[np.int64], part: FrameState) -> None:
+        """Take over what is known of some frames."""
+        for name in self.names():
+            getattr(self, name)[index] = getattr(part, name)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the arrays."""
+        return tuple(cls.__dataclass_fields__)
 
 
 @dataclass

@@ -62,4 +62,31 @@ def write_report(
     )
 
 
-__all__ = ["write_report"]
+def write_classes_report(
+    result: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write the report of a 2D classification: contact sheets, counts, and how it went.
+
+    Parameters
+    ----------
+    result : path
+        `classes.h5` of `spicore classify2d`.
+    out : path, optional
+        HTML file; default `report.html` beside the result. Replaced only when complete.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        There is no result, or the file cannot be written.
+    """
+    from . import classes
+
+    return classes.write(Path(result), None if out is None else Path(out))
+
+
+__all__ = ["write_classes_report", "write_report"]

@@ -12,7 +12,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from ..emc.config import tomllib
+from ..emc.options import tomllib
 from ..errors import InputError
 from ..io.files import reading_hdf5
 

@@ -86,7 +86,7 @@ class PolarEngine:
         self.buffers = Buffers()
         oriented = layout.exposure[0, : layout.n_radii]
         self.exposure = exposure_transform(oriented)
-        self.parts = 1
+        self.terms_per_frame = 0.0  # of the fullest part of the last iteration
         self.screening = True
         self.kept_share = 1.0
 
@@ -146,6 +146,20 @@ class PolarEngine:
         radius = self.layout.radius[: self.layout.n_radii]
         return np.log(np.maximum(_at(model.radial_mean(), radius), 1e-30))
 
+    def evidence(self, model: Model, grid: PolarGrid, state: FrameState) -> float:
+        """Mean over the frames of ln sum prior exp(log-likelihood), in nats."""
+        views, constants = self.views(model, grid), self._constants(model)
+        total = 0.0
+        for start, photons in self._blocks():
+            n = len(photons.orient_end)
+            span = slice(start, start + n)
+            beta = np.ones(len(state.fluence), np.float32)
+            _, posterior = self._orient(photons, span, views, state, beta)
+            rest = self._rest(photons, state.fluence[span], constants)
+            total += float((posterior.evidence + rest).sum())
+        self.buffers.release()
+        return total / self.frames.n_frames
+
     # -- one iteration ----------------------------------------------------------------
 
     def iterate(
@@ -168,11 +182,13 @@ class PolarEngine:
         tomograms[:] = 0.0
         exposures = np.zeros((n_views, MIRRORS, self.layout.n_angles))
         constants = self._constants(model)
-        self.screening, self.parts = True, max(1, self.parts // 2)
+        self.screening = True
+        expected, self.terms_per_frame = self.terms_per_frame, 0.0
         for start, photons in self._blocks():
             if progress:
                 progress("orient", start / self.frames.n_frames)
-            for first, part in _split(photons, self.parts):
+            n_terms = 1.2 * max(expected, self.terms_per_frame) * len(photons.orient_end)
+            for first, part in _split(photons, 1 + int(n_terms // self._room())):
                 span = slice(start + first, start + first + len(part.orient_end))
                 self._block(part, span, views, grid, state, beta, constants, tomograms, exposures)
         if progress:
@@ -218,11 +234,13 @@ class PolarEngine:
         try:
             terms, posterior = self._orient(photons, span, views, state, beta)
         except Overflow:
-            self.parts *= 2
             for first, half in _split(photons, 2):
                 part = slice(span.start + first, span.start + first + len(half.orient_end))
                 self._block(half, part, views, grid, state, beta, constants, tomograms, exposures)
             return
+        fullest = float((terms.begin[:, -1] - terms.begin[:, 0]).max())
+        chunk = _chunk(len(photons.orient_end))
+        self.terms_per_frame = max(self.terms_per_frame, fullest / chunk)
         self._store(photons, span, grid, state, posterior, constants)
         with self.timer("accumulate"):
             accumulate(
@@ -254,9 +272,8 @@ class PolarEngine:
             )
         fluence = state.fluence[span]
         keep = self._survivors(frames, views, fluence, beta[span])
-        chunk = int(np.clip(n // 8, 1, CHUNK))
-        n_chunks = -(-n // chunk)
-        capacity = self.settings.block_bytes // 2 // 12 // n_chunks
+        chunk = _chunk(n)
+        capacity = self._room() // -(-n // chunk)
         if n == 1:  # room for everything: nothing is left to split
             capacity = max(capacity, 2 * views.n_orientations + views.orders.n_angles)
         capacity = min(capacity, chunk * 2 * views.n_orientations + views.orders.n_angles)
@@ -271,6 +288,10 @@ class PolarEngine:
                 capacity=max(capacity, views.orders.n_angles),
                 threads=threads,
             )
+
+    def _room(self) -> int:
+        """Terms that fit the memory of a block: 12 bytes each."""
+        return self.settings.block_bytes // 2 // 12
 
     def _survivors(
         self,
@@ -314,21 +335,22 @@ class PolarEngine:
         state.orientation[span] = pair_quaternions(
             grid.views, grid.n_angles, posterior.best % per_mode
         )
-        n_photons = _per_frame(photons, photons.count)
-        terms = _per_frame(
-            photons,
-            np.where(
-                photons.row < self.layout.n_bins,
-                constants[photons.row % self.layout.n_bins] * photons.count
-                - LOG_FACTORIAL[photons.count],
-                0.0,
-            ),
-        )
-        fluence = state.fluence[span].astype(np.float64)
-        state.log_likelihood[span] = posterior.expected_score + terms + n_photons * np.log(fluence)
+        rest = self._rest(photons, state.fluence[span], constants)
+        state.log_likelihood[span] = posterior.expected_score + rest
         state.mutual_information[span] = posterior.information
         if self.settings.fluence:
+            n_photons = _per_frame(photons, photons.count)
             state.fluence[span] = np.maximum(n_photons / posterior.expected_total, 1e-6)
+
+    def _rest(
+        self, photons: Photons, fluence: NDArray[np.float32], constants: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """What scores leave out of each frame's log-likelihood."""
+        # Photons that only merge lie beyond the table; no sum below reaches them.
+        row = np.minimum(photons.row, self.layout.n_bins - 1)
+        each = constants[row] * photons.count - LOG_FACTORIAL[photons.count]
+        n_photons = _per_frame(photons, photons.count)
+        return _per_frame(photons, each) + n_photons * np.log(fluence.astype(np.float64))
 
     def _merge(
         self,
@@ -402,6 +424,11 @@ class PolarEngine:
             state.fluence /= np.float32(mean)
             model.scale(mean)
         return model, weights
+
+
+def _chunk(n_frames: int) -> int:
+    """Frames of a chunk: enough chunks to share among threads, whatever their number."""
+    return int(np.clip(n_frames // 8, 1, CHUNK))
 
 
 def _at(profile: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
