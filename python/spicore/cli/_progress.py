@@ -52,7 +52,7 @@ def line(done: Iteration, n_frames: int) -> str:
     """Return the line of an iteration, under `HEADER`."""
     if done.stage in ("even", "odd"):
         n_frames //= 2
-    rate = n_frames * done.n_orientations / max(done.seconds, 1e-9)
+    rate = (done.n_frames or n_frames) * done.n_orientations / max(done.seconds, 1e-9)
     return (
         f"{done.iteration:>4} {STAGES.get(done.stage, done.stage):<6} {done.beta:>6.3f} "
         f"{done.change:>8.4f} {done.log_likelihood:>11.2f} {done.mutual_information:>6.2f} "

@@ -294,6 +294,7 @@ def print_summary(summary: Summary, out: Path, seconds: float) -> None:
         ("volume", f"{s.size}^3{modes}{patterns}, half observed to {s.reach} voxels"),
         ("log-likelihood", f"{s.log_likelihood:.2f} per frame"),
         ("resolution", resolution_line(s)),
+        *([("random starts", s.seeds)] if s.seeds else []),
         ("speed", f"{in_units(s.rate)} frame-orientations/s"),
         ("time", duration(seconds)),
     ]

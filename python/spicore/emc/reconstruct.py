@@ -32,7 +32,7 @@ from .polar.engine import PolarEngine, PolarGrid
 from .polar.start import critical_beta, polar_layout
 from .result import PER_FRAME, Result
 from .schedule import MOMENTUM, Schedule, Stage, auto_beta, stages
-from .seeds import Trial, best_trial
+from .seeds import AGREED, Trial, best_trial
 from .survey import checked_background, checked_fluence, radial_profile, radius_holding, used_frames
 
 COARSE_SHARE = 0.95
@@ -41,9 +41,6 @@ ended 2 degrees worse."""
 
 START_BETA = 2.5
 """Start of the polar engine over the critical inverse temperature."""
-
-AGREED = 0.8
-"""Correlation of two aligned seeds, mean over shells, above which they found the same."""
 
 HELD_OUT = 1000
 """Frames that rank the seeds."""
@@ -58,6 +55,7 @@ HISTORY = (
     "log_likelihood",
     "mutual_information",
     "n_orientations",
+    "n_frames",
     "radius",
     "seconds",
 )
@@ -77,6 +75,7 @@ class Iteration:
     radius: float
     seconds: float
     stages: dict[str, float]
+    n_frames: int = 0
 
 
 OnIteration = Callable[[Iteration], None]
@@ -154,12 +153,16 @@ def reconstruct(
         on_iteration=on_iteration,
         on_progress=on_progress,
     )
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
     if resume:
         if out is None:
             raise InputError("resume needs `out`, the result file to go on from")
         run.load(Result.load(out))
     else:
         run.start(start_model)
+    if out is not None and run.seeds:
+        run.result().save(out)
     run.loop(out)
     if run.config.half_sets and run.config.selection == "all":
         run.half_sets(out)
@@ -207,6 +210,7 @@ class _Run:
         self.half: dict[str, NDArray] = {}
         self.seeds: dict[str, NDArray] = {}
         self.previous: Model | None = None
+        self.terms_per_frame = 0.0
         self._survey()
 
     # -- before the first iteration ------------------------------------------------------
@@ -279,6 +283,8 @@ class _Run:
         )
         if volumes is not None:
             self.model.volumes = volumes
+        elif config.merge == "dragonfly":  # it reads the whole volume
+            complete(self.model.volumes)
         self.weight = np.zeros(self.model.volumes.shape, np.float32)
         self.patterns = np.full((config.n_nonrotating, self.detector.n_pixels), np.nan, np.float32)
         self.patterns[:, PixelLayout(self.detector, config.radius).pixel] = self.model.patterns
@@ -293,7 +299,8 @@ class _Run:
         self._set_stage()
         factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
         # Half of a random model, which has no other yet; a start model may lack the symmetry.
-        first = 0 if volumes is not None else self.size // 2
+        whole = volumes is not None or config.merge == "dragonfly"
+        first = 0 if whole else self.size // 2
         self.model.volumes[:, first:] *= np.float32(factor)
 
     def _try_seeds(self) -> None:
@@ -361,12 +368,17 @@ class _Run:
             **{name: getattr(result, name)[self.used] for name in FrameState.__dataclass_fields__}
         )
         saved = dict(result.schedule)
+        if result.seeds and saved["stage"] < 2:  # its limit of iterations cut the trials short
+            self.start(None)
+            return
         steps = self.stages[-int(saved.pop("n_stages")) :]
         kinds = Schedule.__dataclass_fields__
         saved = {k: v.item() for k, v in saved.items() if k in kinds}
         self.schedule = Schedule(self.plan, steps, self.beta0, **saved)
         self.history = {name: list(values) for name, values in result.history.items()}
         self._set_stage()
+        if isinstance(self.engine, PolarEngine):
+            self.engine.terms_per_frame = float(result.schedule["terms_per_frame"])
 
     def _set_stage(self) -> None:
         """Make the grid and the engine of the current stage."""
@@ -430,8 +442,6 @@ class _Run:
 
     def loop(self, out: str | os.PathLike | None) -> None:
         """Iterate until converged, or to the limit; save after each iteration."""
-        if not self.history["iteration"] and out is not None:
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
         while not self.schedule.converged and self._goes_on():
             self._advance(out)
 
@@ -443,9 +453,12 @@ class _Run:
         schedule = self.schedule
         before = schedule.stage, schedule.refining
         done = self._step()
+        if isinstance(self.engine, PolarEngine):  # how it cuts blocks goes on from it
+            self.terms_per_frame = self.engine.terms_per_frame
         schedule.advance(done.change, done.mutual_information, done.n_orientations)
         if (schedule.stage, schedule.refining) != before:
             self.previous = None  # its momentum belongs to another grid
+            self.terms_per_frame = 0.0
         if out is not None:
             self.result().save(out)
         if self.on_iteration:
@@ -484,6 +497,7 @@ class _Run:
             self.stage.radius,
             seconds,
             dict(engine.timer.seconds),
+            len(self.index),
         )
         if len(self.patterns):
             self.patterns[:, engine.layout.pixel] = self.model.patterns
@@ -578,6 +592,7 @@ class _Run:
                         radius=self.stage.radius,
                         seconds=seconds,
                         stages={},
+                        n_frames=len(index),
                     )
                 )
         return complete(model.volumes) if model.centrosymmetric else model.volumes
@@ -604,7 +619,13 @@ class _Run:
             patterns=self.patterns,
             voxel_size=self.detector.voxel_size,
             config=self.config.to_toml(),
-            schedule={**schedule, "n_stages": len(self.schedule.stages)},
+            schedule={
+                **schedule,
+                "n_stages": len(self.schedule.stages),
+                "engine": self.plan.engine,
+                "terms_per_frame": self.terms_per_frame,
+                "spacing": self.stage.spacing,
+            },
         )
 
     @staticmethod

@@ -38,6 +38,10 @@ that sharpen on so coarse a grid are pinned to it, warped by 7 degrees on sim_1b
 With 250 pairs (9 degrees) from a posterior of 4 nats on, they end where a start from the
 truth does."""
 
+FINER = 4
+"""Views of a stage over those of the one before, at most: half the distance. A broad posterior
+on a grid much finer than itself takes time and says nothing more."""
+
 MIDDLE_ANGLES, MOST_ANGLES = 96, 128
 MIDDLE_RADIUS = 1.8
 """Radius of the middle stage over that of the coarse one."""
@@ -45,6 +49,9 @@ MIDDLE_RADIUS = 1.8
 BROKEN, SHARP = 0.5, 4.0
 """Information in nats that tells broken symmetry, and entropy of the posterior in nats below
 which a finer grid takes over."""
+
+CALM = 0.1
+"""Change of the model above which it still forms, and stays on its grid."""
 
 POLAR_SETTLED = 0.02
 MOMENTUM = 0.9
@@ -134,6 +141,10 @@ def _polar_stages(
             part,
         ),
     ]
+    between = steps[-1].n_pairs * FINER
+    while between < pairs:
+        steps.append(Stage(0, config.radius, SHARP, between, n_angles, width, part))
+        between *= FINER
     if n_frames > 4 * config.batch:
         steps.append(Stage(0, config.radius, 0.0, pairs, n_angles, width, 4 * config.batch))
     return [*steps, last]
@@ -181,7 +192,9 @@ class Schedule:
         last = self.stage == len(self.stages) - 1
         if self._unbroken(information, last):
             return
-        if not last and np.log(n_orientations) - information < self.stages[self.stage].entropy:
+        entropy = np.log(n_orientations) - information
+        formed = change < CALM or self.config.engine == "pixel"
+        if not last and formed and entropy < self.stages[self.stage].entropy:
             self._next_stage()
         elif self._rise(change):
             if self.hot:

@@ -12,6 +12,9 @@ from .model import Model, complete
 from .schedule import Schedule
 from .state import FrameState
 
+AGREED = 0.8
+"""Correlation of two aligned seeds, mean over shells, above which they found the same."""
+
 
 class Trial(NamedTuple):
     """A random start after the coarse stages."""

@@ -72,6 +72,9 @@ def cards(data: Data) -> list[Card]:
             f"{counted(s.iterations, 'iteration')}, last change {s.change:.2g}",
         ),
     ]
+    if s.seeds:
+        chosen, _, rest = s.seeds.partition("; ")
+        result.append(Card("Random starts", chosen, rest))
     if s.n_modes > 1 or s.n_patterns:
         n = data.frames_per_mode
         rotating = ", ".join(f"{int(k):,}" for k in n[: s.n_modes])

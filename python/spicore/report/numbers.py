@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import metrics, orientations
 from ..emc import Config, Result
+from ..emc.seeds import AGREED
 
 Float64 = NDArray[np.float64]
 
@@ -64,6 +65,7 @@ class Summary:
     voxel_size: float | None
     reach: int  # last shell of which half is observed, voxels
     resolution: Resolution | None  # None: no half sets
+    seeds: str = ""  # random starts tried, in words
 
     @property
     def state(self) -> str:
@@ -87,7 +89,8 @@ def summarize(result: Result) -> Summary:
     on_grid = np.asarray(history["n_orientations"][: iterations - n_refined], np.int64)
     used = int((result.mode >= 0).sum())
     seconds = float(np.sum(history["seconds"]))
-    work = used * float(np.sum(history["n_orientations"]))
+    frames = history.get("n_frames", np.full(iterations, used))
+    work = float(np.sum(history["n_orientations"] * frames))
     volumes = by_mode(result.intensity)
     reach = observed_radius(by_mode(result.weight)[0])
     return Summary(
@@ -97,7 +100,7 @@ def summarize(result: Result) -> Summary:
         n_modes=len(volumes),
         n_patterns=len(result.patterns),
         n_orientations=int(on_grid[-1]) if on_grid.size else 0,
-        grid_degrees=float(orientations.grid_spacing(config.num_div)),
+        grid_degrees=float(result.schedule.get("spacing", orientations.grid_spacing(config.grid))),
         n_refined=n_refined,
         iterations=iterations,
         converged=bool(result.schedule.get("converged", False)),
@@ -109,6 +112,23 @@ def summarize(result: Result) -> Summary:
         voxel_size=result.voxel_size,
         reach=reach,
         resolution=half_set_resolution(result, reach),
+        seeds=seeds_in_words(result.seeds),
+    )
+
+
+def seeds_in_words(seeds: dict[str, NDArray]) -> str:
+    """Return which random starts were tried and agreed; empty if there was one."""
+    if not seeds:
+        return ""
+    evidence, agreement = seeds["evidence"], seeds["agreement"]
+    best = int(np.argmax(evidence))
+    others = np.delete(np.arange(len(evidence)), best)
+    agree = int((agreement[others] > AGREED).sum())
+    gap = float(evidence[best] - evidence[others].max())
+    chosen = int(seeds["seed"][best])
+    return (
+        f"seed {chosen} of {len(evidence)}; {agree} of {len(others)} others agree "
+        f"(correlation up to {np.nanmax(agreement):.2f}, evidence {gap:.2f} nats a frame lower)"
     )
 
 

@@ -154,11 +154,29 @@ class PolarEngine:
             n = len(photons.orient_end)
             span = slice(start, start + n)
             beta = np.ones(len(state.fluence), np.float32)
-            _, posterior = self._orient(photons, span, views, state, beta)
+            evidence = self._evidence(photons, span, views, state, beta)
             rest = self._rest(photons, state.fluence[span], constants)
-            total += float((posterior.evidence + rest).sum())
+            total += float((evidence + rest).sum())
         self.buffers.release()
         return total / self.frames.n_frames
+
+    def _evidence(
+        self,
+        photons: Photons,
+        span: slice,
+        views: Views,
+        state: FrameState,
+        beta: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Evidence of the scores of one block; in halves where its posteriors do not fit."""
+        try:
+            return self._orient(photons, span, views, state, beta)[1].evidence
+        except Overflow:
+            parts = []
+            for first, half in _split(photons, 2):
+                part = slice(span.start + first, span.start + first + len(half.orient_end))
+                parts.append(self._evidence(half, part, views, state, beta))
+            return np.concatenate(parts)
 
     # -- one iteration ----------------------------------------------------------------
 
@@ -193,6 +211,7 @@ class PolarEngine:
                 self._block(part, span, views, grid, state, beta, constants, tomograms, exposures)
         if progress:
             progress("merge", 1.0)
+        del views
         self.buffers.release("logs", "totals", "frames")
         with self.timer("merge"):
             accumulators = self._merge(tomograms, exposures, grid, model.size, len(model.volumes))
@@ -361,7 +380,8 @@ class PolarEngine:
         n_modes: int,
     ) -> list[Accumulator]:
         """M-step in the volume: scatter each view's photons and exposure."""
-        spectrum = np.fft.rfft(self.layout.exposure[1], axis=-1)  # [rings, A / 2 + 1]
+        # float64, so that rounding can be told from exposure: gaps must stay at exactly 0.
+        spectrum = np.fft.rfft(self.layout.exposure[1].astype(np.float64), axis=-1)
         turns = np.fft.rfft(exposures, axis=-1)
         per_mode = len(tomograms) // n_modes
         accumulators = []
@@ -376,7 +396,8 @@ class PolarEngine:
                 turn = turns[rows][used]
                 both = spectrum * turn[:, :1] + np.conj(spectrum * turn[:, 1:])
                 exposure = np.fft.irfft(both, self.layout.n_angles, axis=-1)
-                exposure = np.maximum(exposure, 0.0).astype(np.float32)
+                rounding = 1e-13 * exposure.max(axis=(1, 2), keepdims=True)
+                exposure = np.where(exposure > rounding, exposure, 0.0).astype(np.float32)
                 self._scatter(
                     np.ascontiguousarray(tomograms[rows][used]),
                     exposure.reshape(len(used), -1),
