@@ -30,8 +30,9 @@ def test_ci_runs_the_test_command():
 
 def _numbers(value) -> set[str]:
     """All numbers of a result, rounded as the table may show them."""
-    if isinstance(value, dict):
-        return set().union(*(_numbers(v) for v in value.values()))
+    if isinstance(value, dict | list):
+        values = value.values() if isinstance(value, dict) else value
+        return set().union(*map(_numbers, values))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return set()
     return {f"{value:.{digits}f}" for digits in range(5)}

@@ -34,6 +34,9 @@ are not looked at: bench_screen loses less than 1e-3 of the best orientations.""
 SCREEN_BELOW = 0.5
 """Share of the groups that survive above which screening costs more than it saves."""
 
+SPREAD = 2.0
+"""Room for terms over their mean number: chunks of frames differ."""
+
 LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
 
 Progress = Callable[[str, float], None]
@@ -86,7 +89,7 @@ class PolarEngine:
         self.buffers = Buffers()
         oriented = layout.exposure[0, : layout.n_radii]
         self.exposure = exposure_transform(oriented)
-        self.terms_per_frame = 0.0  # of the fullest part of the last iteration
+        self.terms_per_frame = 0.0  # mean of the last iteration
         self.screening = True
         self.kept_share = 1.0
 
@@ -202,13 +205,20 @@ class PolarEngine:
         constants = self._constants(model)
         self.screening = True
         expected, self.terms_per_frame = self.terms_per_frame, 0.0
+        done = 0
         for start, photons in self._blocks():
             if progress:
                 progress("orient", start / self.frames.n_frames)
-            n_terms = 1.2 * max(expected, self.terms_per_frame) * len(photons.orient_end)
+            n_terms = SPREAD * max(expected, self.terms_per_frame) * len(photons.orient_end)
             for first, part in _split(photons, 1 + int(n_terms // self._room())):
                 span = slice(start + first, start + first + len(part.orient_end))
-                self._block(part, span, views, grid, state, beta, constants, tomograms, exposures)
+                n = self._block(
+                    part, span, views, grid, state, beta, constants, tomograms, exposures
+                )
+                self.terms_per_frame = (self.terms_per_frame * done + n) / (
+                    done + len(part.orient_end)
+                )
+                done += len(part.orient_end)
         if progress:
             progress("merge", 1.0)
         del views
@@ -248,18 +258,21 @@ class PolarEngine:
         constants: NDArray[np.float64],
         tomograms: NDArray[np.float32],
         exposures: NDArray[np.float64],
-    ) -> None:
-        """E- and M-step of one block; in halves where its posteriors do not fit."""
+    ) -> int:
+        """E- and M-step of one block; in halves where its posteriors do not fit.
+
+        Returns the number of posterior terms.
+        """
         try:
             terms, posterior = self._orient(photons, span, views, state, beta)
         except Overflow:
+            n = 0
             for first, half in _split(photons, 2):
                 part = slice(span.start + first, span.start + first + len(half.orient_end))
-                self._block(half, part, views, grid, state, beta, constants, tomograms, exposures)
-            return
-        fullest = float((terms.begin[:, -1] - terms.begin[:, 0]).max())
-        chunk = _chunk(len(photons.orient_end))
-        self.terms_per_frame = max(self.terms_per_frame, fullest / chunk)
+                n += self._block(
+                    half, part, views, grid, state, beta, constants, tomograms, exposures
+                )
+            return n
         self._store(photons, span, grid, state, posterior, constants)
         with self.timer("accumulate"):
             accumulate(
@@ -272,6 +285,7 @@ class PolarEngine:
                 mirrors=MIRRORS,
                 threads=self.settings.threads,
             )
+        return int((terms.begin[:, -1] - terms.begin[:, 0]).sum())
 
     def _orient(
         self,
