@@ -33,7 +33,8 @@ N_PIXELS, PHOTONS = 128, 1000.0
 GRID = 28  # 73.5 / 28 = 2.6 degrees
 X_RAI_HOURS = 8.6  # 5 million frames of 128 x 128 on one A100: Shenoy et al. 2023, Table 1
 PROJECTED = 5_000_000
-BATCH = 2000  # frames while the model is coarse; 8,000 on the fine grid before all
+BATCH = 1000  # frames while the model is coarse; 4,000 on the fine grid before all
+BLOCK_MB = 1024  # the posterior of a frame on this grid is 40,000 terms at the start
 
 
 def detector(n_pixels: int) -> sp.Detector:
@@ -119,7 +120,14 @@ def long_run(path: Path, threads: int) -> dict:
     """From a random start to the end, and what 5 million frames would take."""
     det, truth = detector(N_PIXELS), np.load(path.with_suffix(".npz"))
     frames = sp.Frames.open(path)
-    config = sp.emc.Config(num_div=GRID, batch=BATCH, half_sets=False, refine=0, tolerance=0.02)
+    config = sp.emc.Config(
+        num_div=GRID,
+        batch=BATCH,
+        half_sets=False,
+        refine=0,
+        tolerance=0.02,
+        block_memory_mb=BLOCK_MB,
+    )
     done: list[sp.emc.Iteration] = []
 
     def on_iteration(i: sp.emc.Iteration) -> None:
