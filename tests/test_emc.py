@@ -751,7 +751,8 @@ def test_history_and_callbacks_are_complete(frames, detector, tmp_path):
     n = len(main)
     assert [x.stage for x in main] == ["grid"] * (n - 2) + ["refine"] * 2
     assert set(result.history) == {"iteration", "beta", "change", "log_likelihood", "seconds",
-                                   "mutual_information", "n_orientations", "radius"}  # fmt: skip
+                                   "mutual_information", "n_orientations", "n_frames",
+                                   "radius"}  # fmt: skip
     for name, values in result.history.items():
         np.testing.assert_array_equal(values, [getattr(x, name) for x in main])
         assert np.isfinite(values).all()
