@@ -68,9 +68,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(Input in, double *accum
 
 void ewald_merge(const Exec &exec, const float *slices, const float *slice_weights,
                  const float *pixel_weights, std::int64_t stride, std::int64_t n_slices,
-                 const double *quats,
-                 const float *q, std::int64_t n_pixels, std::int64_t size, bool friedel,
-                 double *accumulator) {
+                 const double *quats, const float *q, std::int64_t n_pixels,
+                 std::int64_t size, bool friedel, double *accumulator) {
   if (n_slices == 0 || n_pixels == 0)
     return;
   const Input in{slices, slice_weights, pixel_weights, stride, n_slices, quats,
