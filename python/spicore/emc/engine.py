@@ -12,15 +12,20 @@ from .. import _core
 from ..ewald import symmetric_copies
 from ..frames import Frames
 from . import kernels
-from .kernels import LANES, Photons, Posterior
+from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior
 from .layout import PixelLayout
 from .merge import Merger
-from .model import Accumulator, Model, estimate, estimate_as_dragonfly
+from .model import (
+    Accumulator,
+    Model,
+    estimate,
+    estimate_as_dragonfly,
+    interpolated,
+    stacked,
+)
 from .refine import Refinement, batches
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
-
-LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
 
 DENSE_ABOVE = 0.3
 """Fraction of lit pixels from which dense products beat sparse ones (bench_maximize)."""
@@ -92,15 +97,11 @@ class PixelEngine:
             yield block
 
     def _sparse_block(self, start: int, photons: Photons, log_reference: NDArray) -> Block:
-        # Sums over the rows that orient, as differences of running sums (frames may be empty).
-        def per_frame(terms: NDArray) -> NDArray[np.float64]:
-            running = np.concatenate([[0.0], np.cumsum(terms, dtype=np.float64)])
-            return running[photons.orient_end] - running[photons.begin[:-1]]
-
         terms = log_reference[photons.row] * photons.count - LOG_FACTORIAL[photons.count]
         values = photons.to_dense(self.layout.n_rows) if self.dense else photons
         n = len(photons.orient_end)
-        return Block(start, start + n, values, per_frame(photons.count), per_frame(terms))
+        n_photons, constant = photons.per_frame(photons.count), photons.per_frame(terms)
+        return Block(start, start + n, values, n_photons, constant)
 
     def _gaussian_blocks(self, n_columns: int) -> Iterator[Block]:
         step = self._frames_per_block(n_columns)
@@ -197,7 +198,7 @@ class PixelEngine:
     def _log_reference(self, model: Model) -> NDArray[np.float64]:
         """Log of the radial mean of the model on the rows that orient."""
         rows = slice(0, self.layout.n_orient)
-        radial = np.interp(self.layout.q_abs[rows], *_points(model.radial_mean()))
+        radial = model.radial_mean_at(self.layout.q_abs[rows])
         return np.log(np.maximum(radial * self.layout.exposure[rows], 1e-30))
 
     def _log_prior(self, grid: Grid, n_modes: int, n_patterns: int) -> NDArray[np.float32]:
@@ -397,16 +398,15 @@ class PixelEngine:
         patterns = old.patterns
         if pattern_sums is not None:
             photons, exposure = pattern_sums
-            row_mean = np.interp(self.layout.q_abs, *_points(prior_profile))
+            row_mean = interpolated(prior_profile, self.layout.q_abs)
             new = (photons + prior * row_mean) / np.maximum(exposure + prior, 1e-30)
             patterns = new.astype(np.float32)
-        model = Model(_stacked([e[0] for e in estimates]), patterns.copy(), not dragonfly)
+        model = Model(stacked([e[0] for e in estimates]), patterns.copy(), not dragonfly)
         if self.settings.fluence:
-            mean = float(state.fluence.mean(dtype=np.float64))
-            state.fluence /= np.float32(mean)
+            mean = state.normalise_fluence()
             if self.background is None:  # else merged with the old fluences, of mean 1
                 model.scale(mean)
-        return model, _stacked([e[1] for e in estimates])
+        return model, stacked([e[1] for e in estimates])
 
 
 def _prune_as_dragonfly(probability: NDArray[np.float32]) -> None:
@@ -414,15 +414,6 @@ def _prune_as_dragonfly(probability: NDArray[np.float32]) -> None:
         own = probability[:, thread::DRAGONFLY_THREADS]
         if own.size:
             own[own < own.max(axis=1, keepdims=True) * np.exp(-CUT)] = 0.0
-
-
-def _stacked(volumes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Stack volumes; one alone is not copied."""
-    return volumes[0][None] if len(volumes) == 1 else np.stack(volumes)
-
-
-def _points(profile: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.arange(len(profile), dtype=np.float64), profile
 
 
 def _padded(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:

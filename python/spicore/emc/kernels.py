@@ -18,6 +18,9 @@ from ..errors import InputError
 
 LANES: int = _core.lanes
 
+LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
+"""Of every count that a pixel can hold."""
+
 
 class Photons(NamedTuple):
     """A block of sparse frames with pixels renumbered to rows and sorted within a frame.
@@ -30,6 +33,22 @@ class Photons(NamedTuple):
     orient_end: NDArray[np.int64]
     row: NDArray[np.uint32]
     count: NDArray[np.uint16]
+
+    def per_frame(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum values, one per entry, over the rows that orient each frame."""
+        # Differences of running sums: frames may be empty.
+        running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return running[self.orient_end] - running[self.begin[:-1]]
+
+    def part(self, first: int, last: int) -> Photons:
+        """Return frames first .. last - 1; rows and counts are not copied."""
+        a, b = self.begin[first], self.begin[last]
+        return Photons(
+            self.begin[first : last + 1] - a,
+            self.orient_end[first:last] - a,
+            self.row[a:b],
+            self.count[a:b],
+        )
 
     def to_dense(self, n_rows: int) -> NDArray[np.float32]:
         """Return the block as float32 [D, n_rows]; rows beyond n_rows are left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,10 @@ class Model:
             voxels += np.bincount(flat, minlength=n)
         return total / np.maximum(voxels, 1)
 
+    def radial_mean_at(self, radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Interpolate the radial mean at radii in voxels."""
+        return interpolated(self.radial_mean(), radius)
+
 
 class Accumulator:
     """Merged photons and exposure of one volume [N, N, N, 2], folded to the half x >= 0.
@@ -136,6 +140,16 @@ def estimate_as_dragonfly(
         mixed = (value * w + mate_value * mate_w)[used] / (w + mate_w)[used]
         intensity[x][used] = mixed / w[used]
     return intensity, weight
+
+
+def interpolated(profile: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interpolate a profile at integer radii linearly; beyond its end it takes the last value."""
+    return np.interp(radius, np.arange(len(profile), dtype=np.float64), profile)
+
+
+def stacked(volumes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Stack volumes; one alone is not copied."""
+    return volumes[0][None] if len(volumes) == 1 else np.stack(volumes)
 
 
 def at_radius(profile: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -35,13 +35,7 @@ def batches(block: Block, n: int) -> Iterator[list[Block]]:
 def _single(block: Block, d: int) -> Block:
     photons = block.photons
     if isinstance(photons, Photons):
-        a, b = photons.begin[d], photons.begin[d + 1]
-        one: Photons | NDArray[np.float32] = Photons(
-            np.array([0, b - a]),
-            photons.orient_end[d : d + 1] - a,
-            photons.row[a:b],
-            photons.count[a:b],
-        )
+        one: Photons | NDArray[np.float32] = photons.part(d, d + 1)
     else:
         one = photons[d : d + 1]
     start = block.start + d

@@ -64,6 +64,12 @@ class FrameState:
             nan.copy(),
         )
 
+    def normalise_fluence(self) -> float:
+        """Divide the fluences by their mean, and return it."""
+        mean = float(self.fluence.mean(dtype=np.float64))
+        self.fluence /= np.float32(mean)
+        return mean
+
     def part(self, index: NDArray[np.int64]) -> FrameState:
         """Return copies for some frames."""
         return FrameState(**{name: getattr(self, name)[index] for name in self.names()})

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...frames import Frames
-from ..kernels import LANES, Photons
+from ..kernels import LANES, LOG_FACTORIAL, Photons
 from ..state import Buffers, Timer
 from .accumulate import Terms, accumulate
-from .correlate import FramePosterior, Overflow, Views, correlate
-from .engine import CHUNK, LOG_FACTORIAL, _chunk, _per_frame, _split
+from .blocks import capacity, chunk_of, frames_at_once, in_parts
+from .correlate import FramePosterior, Views, correlate
 from .layout import PolarLayout
 from .orders import GROUP, AngularOrders
 from .transform import exposure_transform, polar_frames, polar_views
@@ -58,7 +58,7 @@ class Survey:
         n_photons, powder = np.zeros(frames.n_frames), np.zeros(layout.n_bins)
         for start, sparse in frames.blocks():
             photons = layout.photons(sparse, threads)
-            n_photons[start : start + len(sparse)] = _per_frame(photons, photons.count)
+            n_photons[start : start + len(sparse)] = photons.per_frame(photons.count)
             powder += np.bincount(photons.row % layout.n_bins, photons.count, layout.n_bins)
         lit = max(int(np.count_nonzero(n_photons)), 1)
         rings = powder.reshape(layout.n_rings, -1).sum(axis=1) / lit
@@ -265,8 +265,7 @@ class ClassEngine:
         if self._whole is not None:
             yield 0, self._whole
             return
-        per_frame = 8 * self.orders.n_coefficients
-        most = max(CHUNK, self.settings.block_bytes // 2 // per_frame // CHUNK * CHUNK)
+        most = frames_at_once(self.orders, self.settings.block_bytes)
         for start, sparse in self.frames.blocks(most):
             with self.timer("read"):
                 photons = self.layout.photons(sparse, self.settings.threads)
@@ -282,23 +281,21 @@ class ClassEngine:
         for start, block in self._blocks():
             if progress:
                 progress("classify", start / self.frames.n_frames)
-            waiting = [(start + first, part) for first, part in _split(block, self.parts)][::-1]
-            while waiting:
-                first, part = waiting.pop()
-                n = len(part.orient_end)
-                span = slice(first, first + n)
-                try:
-                    terms, posterior = self._orient(part, span, views, beta[span])
-                except Overflow:
-                    self.parts = max(self.parts, -(-2 * len(block.orient_end) // n))
-                    waiting += [(first + k, half) for k, half in _split(part, 2)][::-1]
-                    continue
-                yield span, part, terms, posterior
+
+            def orient(part: slice, some: Photons, start: int = start) -> tuple:
+                span = slice(start + part.start, start + part.stop)
+                return self._orient(some, span, views, beta[span])
+
+            pieces = 0
+            for part, some, (terms, posterior) in in_parts(block, self.parts, orient):
+                pieces += 1
+                yield slice(start + part.start, start + part.stop), some, terms, posterior
+            self.parts = max(self.parts, pieces)
 
     def _orient(
         self, photons: Photons, span: slice, views: Views, beta: NDArray[np.float32]
     ) -> tuple[Terms, FramePosterior]:
-        n, n_angles = len(photons.orient_end), self.orders.n_angles
+        n = len(photons.orient_end)
         with self.timer("transform"):
             frames = polar_frames(
                 photons,
@@ -306,20 +303,14 @@ class ClassEngine:
                 out=self.buffers("frames", n, self.orders.n_coefficients, 2),
                 threads=self.settings.threads,
             )
-        chunk = _chunk(n)
-        n_chunks = -(-n // chunk)
-        everything = 2 * views.n_orientations + n_angles
-        capacity = min(self.settings.block_bytes // 2 // 12 // n_chunks, chunk * everything)
-        if n == 1:  # room for everything: nothing is left to split
-            capacity = everything
         with self.timer("correlate"):
             return correlate(
                 frames,
                 views,
                 self._weight(span),
                 beta,
-                chunk=chunk,
-                capacity=max(capacity, n_angles),
+                chunk=chunk_of(n),
+                capacity=capacity(n, views, self.settings.block_bytes),
                 threads=self.settings.threads,
             )
 
@@ -336,7 +327,7 @@ class ClassEngine:
         if np.isnan(self._constant[span.start]):
             row, count = photons.row, photons.count
             terms = self._constants[row % self.layout.n_bins] * count - LOG_FACTORIAL[count]
-            self._constant[span] = _per_frame(photons, terms)
+            self._constant[span] = photons.per_frame(terms)
         found.best[span] = posterior.best
         found.mutual_information[span] = posterior.information
         found.log_likelihood[span] = posterior.expected_score + self._constant[span]

@@ -13,18 +13,17 @@ from ...ewald import symmetric_copies
 from ...frames import Frames
 from ...orientations import pair_quaternions
 from .. import kernels
-from ..kernels import LANES, Photons
-from ..model import Accumulator, Model, estimate
+from ..kernels import LANES, LOG_FACTORIAL, Photons
+from ..model import Accumulator, Model, estimate, stacked
 from ..state import Buffers, FrameState, Settings, Timer
 from .accumulate import Terms, accumulate
-from .correlate import FramePosterior, Overflow, Views, correlate, screen
+from .blocks import capacity, chunk_of, frames_at_once, in_parts, room
+from .correlate import FramePosterior, Views, correlate, screen
 from .layout import PolarLayout
 from .orders import GROUP, AngularOrders
 from .transform import exposure_transform, polar_frames, polar_views
 
 MIRRORS = 2
-CHUNK = 128
-"""Frames of a thread's work: their transforms fill a few MB of the last-level cache."""
 
 SCREEN_ORDERS = 17
 MARGIN = 20.0
@@ -36,8 +35,6 @@ SCREEN_BELOW = 0.5
 
 SPREAD = 2.0
 """Room for terms over their mean number: chunks of frames differ."""
-
-LOG_FACTORIAL = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 65536)))])
 
 Progress = Callable[[str, float], None]
 
@@ -99,7 +96,7 @@ class PolarEngine:
         """Expected photons of a frame in the rings that orient, at fluence 1."""
         rings = self.layout.n_radii
         exposure = self.layout.exposure[0, :rings].sum(axis=1, dtype=np.float64)
-        return float(exposure @ _at(model.radial_mean(), self.layout.radius[:rings]))
+        return float(exposure @ model.radial_mean_at(self.layout.radius[:rings]))
 
     def views(self, model: Model, grid: PolarGrid) -> Views:
         """Expand the model: transformed tomograms of all modes, in scratch memory."""
@@ -147,39 +144,18 @@ class PolarEngine:
     def _log_reference(self, model: Model) -> NDArray[np.float64]:
         """Log of the radial mean of the model on the rings that orient."""
         radius = self.layout.radius[: self.layout.n_radii]
-        return np.log(np.maximum(_at(model.radial_mean(), radius), 1e-30))
+        return np.log(np.maximum(model.radial_mean_at(radius), 1e-30))
 
     def evidence(self, model: Model, grid: PolarGrid, state: FrameState) -> float:
         """Mean over the frames of ln sum prior exp(log-likelihood), in nats."""
         views, constants = self.views(model, grid), self._constants(model)
+        beta = np.ones(len(state.fluence), np.float32)
         total = 0.0
-        for start, photons in self._blocks():
-            n = len(photons.orient_end)
-            span = slice(start, start + n)
-            beta = np.ones(len(state.fluence), np.float32)
-            evidence = self._evidence(photons, span, views, state, beta)
+        for span, photons, (_, posterior) in self._oriented(views, state, beta):
             rest = self._rest(photons, state.fluence[span], constants)
-            total += float((evidence + rest).sum())
+            total += float((posterior.evidence + rest).sum())
         self.buffers.release()
         return total / self.frames.n_frames
-
-    def _evidence(
-        self,
-        photons: Photons,
-        span: slice,
-        views: Views,
-        state: FrameState,
-        beta: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Evidence of the scores of one block; in halves where its posteriors do not fit."""
-        try:
-            return self._orient(photons, span, views, state, beta)[1].evidence
-        except Overflow:
-            parts = []
-            for first, half in _split(photons, 2):
-                part = slice(span.start + first, span.start + first + len(half.orient_end))
-                parts.append(self._evidence(half, part, views, state, beta))
-            return np.concatenate(parts)
 
     # -- one iteration ----------------------------------------------------------------
 
@@ -203,22 +179,19 @@ class PolarEngine:
         tomograms[:] = 0.0
         exposures = np.zeros((n_views, MIRRORS, self.layout.n_angles))
         constants = self._constants(model)
-        self.screening = True
-        expected, self.terms_per_frame = self.terms_per_frame, 0.0
-        done = 0
-        for start, photons in self._blocks():
-            if progress:
-                progress("orient", start / self.frames.n_frames)
-            n_terms = SPREAD * max(expected, self.terms_per_frame) * len(photons.orient_end)
-            for first, part in _split(photons, 1 + int(n_terms // self._room())):
-                span = slice(start + first, start + first + len(part.orient_end))
-                n = self._block(
-                    part, span, views, grid, state, beta, constants, tomograms, exposures
+        for span, photons, (terms, posterior) in self._oriented(views, state, beta, progress):
+            self._store(photons, span, grid, state, posterior, constants)
+            with self.timer("accumulate"):
+                accumulate(
+                    terms,
+                    photons,
+                    state.fluence[span],
+                    self.layout.n_angles,
+                    tomograms,
+                    exposures,
+                    mirrors=MIRRORS,
+                    threads=self.settings.threads,
                 )
-                self.terms_per_frame = (self.terms_per_frame * done + n) / (
-                    done + len(part.orient_end)
-                )
-                done += len(part.orient_end)
         if progress:
             progress("merge", 1.0)
         del views
@@ -229,10 +202,35 @@ class PolarEngine:
         with self.timer("update"):
             return self._new_model(accumulators, prior_profile, state, model)
 
+    def _oriented(
+        self,
+        views: Views,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[slice, Photons, tuple[Terms, FramePosterior]]]:
+        """Yield runs of frames with their posteriors, in pieces whose terms fit the memory."""
+        self.screening = True
+        expected, self.terms_per_frame, done = self.terms_per_frame, 0.0, 0
+        for start, photons in self._blocks():
+            if progress:
+                progress("orient", start / self.frames.n_frames)
+
+            def orient(part: slice, some: Photons, start: int = start) -> tuple:
+                span = slice(start + part.start, start + part.stop)
+                return self._orient(some, span, views, state, beta)
+
+            n_terms = SPREAD * max(expected, self.terms_per_frame) * len(photons.orient_end)
+            parts = 1 + int(n_terms // room(self.settings.block_bytes))
+            for part, some, (terms, posterior) in in_parts(photons, parts, orient):
+                n = part.stop - part.start
+                found = int((terms.begin[:, -1] - terms.begin[:, 0]).sum())
+                self.terms_per_frame = (self.terms_per_frame * done + found) / (done + n)
+                done += n
+                yield slice(start + part.start, start + part.stop), some, (terms, posterior)
+
     def _blocks(self) -> Iterator[tuple[int, Photons]]:
-        per_frame = 8 * self.orders.n_coefficients
-        most = max(CHUNK, self.settings.block_bytes // 2 // per_frame // CHUNK * CHUNK)
-        blocks = self.frames.blocks(most)
+        blocks = self.frames.blocks(frames_at_once(self.orders, self.settings.block_bytes))
         while True:
             with self.timer("read"):
                 start, sparse = next(blocks, (0, None))
@@ -246,46 +244,6 @@ class PolarEngine:
         reference = np.zeros(self.layout.n_rings)
         reference[: self.layout.n_radii] = self._log_reference(model)
         return self.layout.log_exposure + np.repeat(reference, self.layout.n_angles)
-
-    def _block(
-        self,
-        photons: Photons,
-        span: slice,
-        views: Views,
-        grid: PolarGrid,
-        state: FrameState,
-        beta: NDArray[np.float32],
-        constants: NDArray[np.float64],
-        tomograms: NDArray[np.float32],
-        exposures: NDArray[np.float64],
-    ) -> int:
-        """E- and M-step of one block; in halves where its posteriors do not fit.
-
-        Returns the number of posterior terms.
-        """
-        try:
-            terms, posterior = self._orient(photons, span, views, state, beta)
-        except Overflow:
-            n = 0
-            for first, half in _split(photons, 2):
-                part = slice(span.start + first, span.start + first + len(half.orient_end))
-                n += self._block(
-                    half, part, views, grid, state, beta, constants, tomograms, exposures
-                )
-            return n
-        self._store(photons, span, grid, state, posterior, constants)
-        with self.timer("accumulate"):
-            accumulate(
-                terms,
-                photons,
-                state.fluence[span],
-                self.layout.n_angles,
-                tomograms,
-                exposures,
-                mirrors=MIRRORS,
-                threads=self.settings.threads,
-            )
-        return int((terms.begin[:, -1] - terms.begin[:, 0]).sum())
 
     def _orient(
         self,
@@ -305,11 +263,6 @@ class PolarEngine:
             )
         fluence = state.fluence[span]
         keep = self._survivors(frames, views, fluence, beta[span])
-        chunk = _chunk(n)
-        capacity = self._room() // -(-n // chunk)
-        if n == 1:  # room for everything: nothing is left to split
-            capacity = max(capacity, 2 * views.n_orientations + views.orders.n_angles)
-        capacity = min(capacity, chunk * 2 * views.n_orientations + views.orders.n_angles)
         with self.timer("correlate"):
             return correlate(
                 frames,
@@ -317,14 +270,10 @@ class PolarEngine:
                 fluence,
                 beta[span],
                 keep=keep,
-                chunk=chunk,
-                capacity=max(capacity, views.orders.n_angles),
+                chunk=chunk_of(n),
+                capacity=capacity(n, views, self.settings.block_bytes),
                 threads=threads,
             )
-
-    def _room(self) -> int:
-        """Terms that fit the memory of a block: 12 bytes each."""
-        return self.settings.block_bytes // 2 // 12
 
     def _survivors(
         self,
@@ -372,7 +321,7 @@ class PolarEngine:
         state.log_likelihood[span] = posterior.expected_score + rest
         state.mutual_information[span] = posterior.information
         if self.settings.fluence:
-            n_photons = _per_frame(photons, photons.count)
+            n_photons = photons.per_frame(photons.count)
             state.fluence[span] = np.maximum(n_photons / posterior.expected_total, 1e-6)
 
     def _rest(
@@ -382,8 +331,8 @@ class PolarEngine:
         # Photons that only merge lie beyond the table; no sum below reaches them.
         row = np.minimum(photons.row, self.layout.n_bins - 1)
         each = constants[row] * photons.count - LOG_FACTORIAL[photons.count]
-        n_photons = _per_frame(photons, photons.count)
-        return _per_frame(photons, each) + n_photons * np.log(fluence.astype(np.float64))
+        n_photons = photons.per_frame(photons.count)
+        return photons.per_frame(each) + n_photons * np.log(fluence.astype(np.float64))
 
     def _merge(
         self,
@@ -450,48 +399,8 @@ class PolarEngine:
     ) -> tuple[Model, NDArray[np.float32]]:
         """Divide photons by exposure."""
         estimates = [estimate(a, prior_profile, self.settings.prior) for a in accumulators]
-        volumes, weights = (
-            np.stack(x) if len(x) > 1 else x[0][None] for x in zip(*estimates, strict=True)
-        )
+        volumes, weights = (stacked(x) for x in zip(*estimates, strict=True))
         model = Model(volumes, old.patterns.copy())
         if self.settings.fluence:
-            mean = float(state.fluence.mean(dtype=np.float64))
-            state.fluence /= np.float32(mean)
-            model.scale(mean)
+            model.scale(state.normalise_fluence())
         return model, weights
-
-
-def _chunk(n_frames: int) -> int:
-    """Frames of a chunk: enough chunks to share among threads, whatever their number."""
-    return int(np.clip(n_frames // 8, 1, CHUNK))
-
-
-def _at(profile: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.interp(radius, np.arange(len(profile)), profile)
-
-
-def _per_frame(photons: Photons, values: NDArray) -> NDArray[np.float64]:
-    """Sum over the photons of each frame that orient it."""
-    running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return running[photons.orient_end] - running[photons.begin[:-1]]
-
-
-def _split(photons: Photons, parts: int) -> Iterator[tuple[int, Photons]]:
-    """Cut a block into runs of frames; yield the first frame of each, and its photons."""
-    n = len(photons.orient_end)
-    if parts == 1:
-        yield 0, photons
-        return
-    step = -(-n // parts)
-    for first in range(0, n, step):
-        last = min(first + step, n)
-        a, b = photons.begin[first], photons.begin[last]
-        yield (
-            first,
-            Photons(
-                photons.begin[first : last + 1] - a,
-                photons.orient_end[first:last] - a,
-                photons.row[a:b],
-                photons.count[a:b],
-            ),
-        )
