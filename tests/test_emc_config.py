@@ -22,6 +22,7 @@ OTHER = Config(
     beta_jump=2.0,
     beta_period=4,
     fluence=False,
+    uniform=False,
     symmetry="D5",
     n_modes=3,
     n_nonrotating=2,

@@ -679,7 +679,7 @@ def test_a_particle_is_recovered_from_a_random_start(particle, recovered):
 def test_seeds_are_recorded(recovered):
     """Two random starts, which found the same; the better one went on."""
     seeds = recovered.seeds
-    assert set(seeds) == {"seed", "evidence", "agreement"}
+    assert set(seeds) == {"seed", "evidence", "agreement", "reheated"}
     np.testing.assert_array_equal(seeds["seed"], [0, 1])
     best = seeds["evidence"].argmax()
     assert np.isnan(seeds["agreement"][best])
@@ -837,16 +837,19 @@ def test_threads_do_not_change_a_bit_of_a_run(finished, few, small_detector):
         assert_same(result, finished[0])
 
 
-def test_more_seeds_are_tried_where_none_agrees(few, small_detector, monkeypatch):
-    """Up to twice as many."""
+def test_starts_are_reheated_where_none_agrees(few, small_detector, monkeypatch):
+    """The worst first, up to all of them."""
     agreements = iter([0.1, 0.2, 0.9])  # of two, then of three
     align = lambda *_, **__: (None, None, next(agreements))  # noqa: E731
     monkeypatch.setattr("spicore.emc.seeds.metrics.align_volumes", align)
     result, _ = run(few[0], small_detector, quick(seeds=2, refine=0, iterations=8))
-    np.testing.assert_array_equal(result.seeds["seed"], np.arange(3))
+    np.testing.assert_array_equal(result.seeds["reheated"], [False, False, True])
+    worst = result.seeds["seed"][np.argmin(result.seeds["evidence"][:2])]
+    np.testing.assert_array_equal(result.seeds["seed"], [0, 1, worst])
     agreements = iter([0.1] * 6)
     result, _ = run(few[0], small_detector, quick(seeds=2, refine=0, iterations=8))
-    np.testing.assert_array_equal(result.seeds["seed"], np.arange(4))
+    np.testing.assert_array_equal(result.seeds["seed"], [0, 1, worst, 1 - worst])
+    assert len(np.unique(result.seeds["evidence"])) == 4  # heated ones went through it all
 
 
 def test_selection_and_blacklist(few, small_detector):

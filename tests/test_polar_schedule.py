@@ -10,6 +10,7 @@ import pytest
 from spicore import orientations, simulate
 from spicore.emc import Config
 from spicore.emc.model import Model, complete, extrapolated
+from spicore.emc.polar.balance import Balance
 from spicore.emc.polar.layout import ANGLES
 from spicore.emc.schedule import (
     BROKEN,
@@ -296,8 +297,9 @@ def trial(volume, evidence):
     model = Model(volume[None].copy(), np.empty((0, 5), np.float32))
     config = Config()
     return Trial(
-        model, model.volumes, FrameState.start(3),
-        Schedule(config, stages(config, 5.0, 10.0, 3), np.ones(3)), {"iteration": []}, evidence,
+        0, model, model.volumes, FrameState.start(3),
+        Schedule(config, stages(config, 5.0, 10.0, 3), np.ones(3)),
+        Balance(orientations.point_group("C1")), {"iteration": []}, evidence,
     )  # fmt: skip
 
 

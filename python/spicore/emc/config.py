@@ -51,6 +51,9 @@ class Config(Options):
         2 %), at the latest after 12 iterations.
     fluence : bool
         Fit a fluence per frame.
+    uniform : bool
+        Particles come in all orientations alike: keep views from crowding about some axes while
+        beta < 1. False for aligned particles. Polar engine only.
     symmetry : str
         Point group of the particle: C1, Cn, Dn, T, O, I.
     n_modes : int
@@ -96,6 +99,7 @@ class Config(Options):
     beta_jump: float = 1.5
     beta_period: int = 0
     fluence: bool = True
+    uniform: bool = True
     symmetry: str = "C1"
     n_modes: int = 1
     n_nonrotating: int = 0

@@ -28,6 +28,7 @@ from .model import (
     low_passed,
     random_model,
 )
+from .polar.balance import Balance
 from .polar.engine import PolarEngine, PolarGrid
 from .polar.start import critical_beta, polar_layout
 from .result import PER_FRAME, Result
@@ -57,6 +58,7 @@ HISTORY = (
     "n_orientations",
     "n_frames",
     "radius",
+    "imbalance",
     "seconds",
 )
 
@@ -76,6 +78,7 @@ class Iteration:
     seconds: float
     stages: dict[str, float]
     n_frames: int = 0
+    imbalance: float = np.nan  # of the views, see Balance; polar engine alone
 
 
 OnIteration = Callable[[Iteration], None]
@@ -295,6 +298,7 @@ class _Run:
             photons = np.asarray(self.frames.photons_per_frame, np.float64)
             self.state.fluence = np.maximum(photons / photons.mean(), 1e-6).astype(np.float32)
         self.schedule = Schedule(self.plan, steps, self.beta0)
+        self.balance = Balance(self.group)
         self.history = {name: [] for name in HISTORY}
         self._set_stage()
         factor = self.mean_photons / self.engine.mean_total(self.model, self.grid)
@@ -306,30 +310,41 @@ class _Run:
     def _try_seeds(self) -> None:
         """Run the coarse stages from several random starts; go on with the best.
 
-        Where none agrees with it, up to twice as many are tried.
+        Where none agrees with it the worst of them are heated to the start again, up to all:
+        what froze into a wrong optimum forgets it.
         """
-        trials: list[Trial] = []
-        while True:
-            self._begin(self.config.seed + len(trials), self.stages)
-            middle = self.schedule.stages[1]
-            while self.schedule.stage < 2 and self._goes_on():
-                self._advance()
-            evidence = self._evidence(middle)
-            trials.append(
-                Trial(self.model, self.weight, self.state, self.schedule, self.history, evidence)
-            )
-            if len(trials) < self.config.seeds:
-                continue
-            best, self.seeds = best_trial(trials, middle.radius, self.threads)
-            agreed = np.nanmax(self.seeds["agreement"]) > AGREED
-            if agreed or len(trials) >= 2 * self.config.seeds:
+        n, middle = self.config.seeds, self.stages[1]
+        trials = [self._trial(self.config.seed + k) for k in range(n)]
+        best, self.seeds = best_trial(trials, middle.radius, self.threads)
+        for k in np.argsort([t.evidence for t in trials]):
+            if np.nanmax(self.seeds["agreement"]) > AGREED:
                 break
-        self.seeds["seed"] = self.config.seed + np.arange(len(trials))
+            trials.append(self._trial(self.config.seed + int(k), trials[k].model.volumes))
+            best, self.seeds = best_trial(trials, middle.radius, self.threads)
+        self.seeds["seed"] = np.array([t.seed for t in trials])
+        self.seeds["reheated"] = np.arange(len(trials)) >= n
         chosen = trials[best]
         self.model, self.weight, self.state = chosen.model, chosen.weight, chosen.state
         self.schedule, self.history = chosen.schedule, chosen.history
+        self.balance = chosen.balance
         self.previous = None
         self._set_stage()
+
+    def _trial(self, seed: int, volumes: NDArray | None = None) -> Trial:
+        """Run the coarse stages from a random model, or from `volumes`, heated."""
+        self._begin(seed, self.stages, None if volumes is None else complete(volumes.copy()))
+        while self.schedule.stage < 2 and self._goes_on():
+            self._advance()
+        return Trial(
+            seed,
+            self.model,
+            self.weight,
+            self.state,
+            self.schedule,
+            self.balance,
+            self.history,
+            self._evidence(self.stages[1]),
+        )
 
     def _evidence(self, stage: Stage) -> float:
         """Mean log-evidence per frame of the model on the grid of a stage, at beta = 1.
@@ -372,6 +387,7 @@ class _Run:
             self.start(None)
             return
         steps = self.stages[-int(saved.pop("n_stages")) :]
+        self.balance = Balance(self.group, np.reshape(saved.pop("balance"), (3, 3)))
         kinds = Schedule.__dataclass_fields__
         saved = {k: v.item() for k, v in saved.items() if k in kinds}
         self.schedule = Schedule(self.plan, steps, self.beta0, **saved)
@@ -498,6 +514,7 @@ class _Run:
             seconds,
             dict(engine.timer.seconds),
             len(self.index),
+            self.balance.imbalance if isinstance(engine, PolarEngine) else np.nan,
         )
         if len(self.patterns):
             self.patterns[:, engine.layout.pixel] = self.model.patterns
@@ -519,9 +536,19 @@ class _Run:
             factor = self.mean_photons / engine.mean_total(old, self.grid)
             if not self.config.fluence:  # it matches the mean photons in every iteration
                 old.volumes *= np.float32(factor)
+        grid, mean_beta = self.grid, float(beta.mean())
+        if polar and self.config.uniform and self.schedule.hot:
+            grid = replace(grid, weights=self.balance.weights(grid.views, mean_beta))
         self.model, self.weight = engine.iterate(
-            old, self.grid, state, beta, self.profile, self.on_progress
+            old, grid, state, beta, self.profile, self.on_progress
         )
+        if polar:
+            self.balance.measure(grid.views, engine.occupancy)
+            # Information is counted from uniform orientations; the mean of the difference will do.
+            logs = np.log(grid.weights * len(grid.weights))
+            state.mutual_information += engine.occupancy @ logs / engine.occupancy.sum()
+        if polar and self.config.uniform and self.schedule.hot:
+            self.balance.correct(mean_beta, len(beta))
         if self.config.merge == "dragonfly" and self.config.fluence:
             self.model.scale(1.0 / factor)  # its fluences carry the factor instead
         return old
@@ -623,6 +650,7 @@ class _Run:
                 **schedule,
                 "n_stages": len(self.schedule.stages),
                 "engine": self.plan.engine,
+                "balance": self.balance.tensor.ravel(),
                 "terms_per_frame": self.terms_per_frame,
                 "spacing": self.stage.spacing,
             },

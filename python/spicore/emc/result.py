@@ -43,7 +43,7 @@ class Result:
     history : dict of arrays [iterations]
     half_sets : dict                 even, odd [N, N, N], radius, shell_cc; empty if not made
     seeds : dict                     random starts tried: seed, evidence (nats per frame),
-                                     agreement (shell correlation with the best)
+                                     agreement (shell correlation with the best), reheated
     previous : float32 or None       intensity one iteration before, for resuming
     patterns : float32 [K, n_pixels] fixed patterns on the detector, NaN on unused pixels
     voxel_size : float or None       1/Angstrom

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from .model import Model, complete
+from .polar.balance import Balance
 from .schedule import Schedule
 from .state import FrameState
 
@@ -17,12 +18,14 @@ AGREED = 0.8
 
 
 class Trial(NamedTuple):
-    """A random start after the coarse stages."""
+    """A start after the coarse stages."""
 
+    seed: int
     model: Model
     weight: NDArray[np.float32]
     state: FrameState
     schedule: Schedule
+    balance: Balance
     history: dict[str, list[float]]
     evidence: float  # nats per frame
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..emc.polar.balance import chance_imbalance
 from . import figures, style
 from .data import Comparison, Data, collect
 from .inputs import write_text
@@ -15,6 +16,9 @@ from .numbers import Summary, by_mode, counted, observed_share
 from .page import Card, Picture, Section, page
 
 MODES_SHOWN = 4
+
+CROWDED = 0.2
+"""Imbalance of the views that a careful reader should hear of, if it is no chance."""
 
 CORRELATION = (
     "The mean of the shell is removed, so a featureless model scores 0 and a perfect one 1."
@@ -149,6 +153,12 @@ def notes(data: Data) -> list[str]:
             f"For {100 * empty:.0f} % of all beam directions there is hardly any frame. Particles "
             f"that are free to turn fill the sphere: suspect a wrong solution (try another seed or "
             f"slower annealing), a near symmetry, or a preferred orientation."
+        )
+    imbalance = float(history["imbalance"][on_grid - 1]) if on_grid else np.nan
+    if data.config.uniform and imbalance > max(CROWDED, 3 * chance_imbalance(s.n_used)):
+        result.append(
+            f"Orientations crowd about an axis: their density varies by {100 * imbalance:.0f} % "
+            f"over the sphere. Aligned particles (then set uniform = false), or a distorted model."
         )
     fluence = data.result.fluence[data.used]
     wild = float(np.mean((fluence > 5) | (fluence < 0.2)))

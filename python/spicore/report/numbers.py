@@ -126,8 +126,10 @@ def seeds_in_words(seeds: dict[str, NDArray]) -> str:
     agree = int((agreement[others] > AGREED).sum())
     gap = float(evidence[best] - evidence[others].max())
     chosen = int(seeds["seed"][best])
+    heated = int(seeds["reheated"].sum())
+    count = f"{len(evidence) - heated}" + (f" and {heated} reheated" if heated else "")
     return (
-        f"seed {chosen} of {len(evidence)}; {agree} of {len(others)} others agree "
+        f"seed {chosen} of {count}; {agree} of {len(others)} others agree "
         f"(correlation up to {np.nanmax(agreement):.2f}, evidence {gap:.2f} nats a frame lower)"
     )
 

@@ -87,6 +87,7 @@ class PolarEngine:
         oriented = layout.exposure[0, : layout.n_radii]
         self.exposure = exposure_transform(oriented)
         self.terms_per_frame = 0.0  # mean of the last iteration
+        self.occupancy = np.empty(0)  # of each view in the last iteration, in frames of fluence 1
         self.screening = True
         self.kept_share = 1.0
 
@@ -192,6 +193,8 @@ class PolarEngine:
                     mirrors=MIRRORS,
                     threads=self.settings.threads,
                 )
+        by_mode = exposures.reshape(len(model.volumes), -1, MIRRORS, self.layout.n_angles)
+        self.occupancy = by_mode[:, : len(grid.views)].sum(axis=(0, 2, 3))
         if progress:
             progress("merge", 1.0)
         del views
