@@ -13,7 +13,7 @@ import pytest
 from spicore import Detector, _core, emc, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-LEVELS = ["baseline", "avx2", "avx512"]
+LEVELS = ["baseline", "avx2", "avx512", "amx"]
 
 
 def python(code):
@@ -117,7 +117,7 @@ def test_kernels_have_no_mergeable_symbols(objects, level):
     if not files:
         pytest.skip(f"the build has no {level} kernels")
     found = {path.name: weak(path) for path in files}
-    assert len(found) >= 7
+    assert len(found) >= 7 or (level == "amx" and "correlate.cpp.o" in found)
     assert not any(found.values()), found
 
 

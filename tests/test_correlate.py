@@ -9,18 +9,33 @@ import pytest
 from test_expand import CPU
 
 from spicore import _core, reference
-from spicore.emc.polar.correlate import CUT, Overflow, Views, correlate, match, screen
+from spicore.emc.polar.correlate import (
+    BF16_ROUNDING,
+    CUT,
+    Overflow,
+    Views,
+    bf16_error,
+    correlate,
+    match,
+    screen,
+)
 from spicore.emc.polar.orders import GROUP, AngularOrders
 
 pytestmark = [
     pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
+    pytest.mark.parametrize("column", [*CPU, "cpu-amx"], indirect=True),
 ]
 
 # Frames, views, rings, angles: one of each, around register blocks, tiles and groups.
 SIZES = [(1, 1, 1, 32), (2, 17, 3, 48), (7, 16, 17, 64), (25, 33, 5, 96), (13, 5, 4, 144)]
+TILE_SIZES = [(1, 1, 1, 32), (15, 17, 16, 48), (16, 5, 31, 32), (17, 33, 33, 64)]
 SCORE_ERROR = 2e-5
 """float32 products, sums and transforms, relative to the scores' spread."""
+
+BF16 = ["bf16", "bf16_split"]
+ROUNDING = {"bf16": BF16_ROUNDING, "bf16_split": BF16_ROUNDING**2}
+"""Rms error of a product; what a split leaves out is rounded twice."""
+LARGEST = {"bf16": 2.0**-7, "bf16_split": 2.0**-15}
 
 
 class Problem:
@@ -156,6 +171,134 @@ def test_screen_is_the_best_of_each_group_in_low_orders(size):
     np.testing.assert_allclose(got, np.stack(want, axis=1), atol=SCORE_ERROR * np.abs(want).max())
 
 
+def all_scores(problem, arithmetic, threads=None, keep=None):
+    """[D, orientations] from the posterior of `correlate`, -inf where there is no term.
+
+    Exponents within a nat: none is cut, and the logarithm of each is good to 1e-6.
+    """
+    beta = np.full(len(problem.fluence), 0.9 / np.ptp(problem.scores()), np.float32)
+    terms, sums = correlate(
+        problem.transformed_frames(), problem.views(), problem.fluence, beta,
+        arithmetic=arithmetic, threads=threads, keep=keep, chunk=32,
+    )  # fmt: skip
+    p = dense(terms, *problem.exponents().shape)
+    prior = np.repeat(problem.log_prior, p.shape[1] // problem.n_views)
+    with np.errstate(divide="ignore"):
+        return (np.log(p) + sums.evidence[:, None] - prior) / beta[:, None]
+
+
+def products(problem, n_orders=None):
+    """|K| and |L| [.., C] of the coefficients above order 0, of all orders or the first."""
+    begin = problem.orders.begin
+    used = slice(begin[1], begin[-1] if n_orders is None else begin[n_orders])
+    k, logs = (
+        np.linalg.norm(problem.coefficients(x)[:, used], axis=-1)
+        for x in (problem.frames, problem.logs)
+    )
+    return k / problem.n_angles, logs
+
+
+@pytest.mark.parametrize("limits", [None, narrow])
+@pytest.mark.parametrize("mirrors", [1, 2])
+@pytest.mark.parametrize("arithmetic", BF16)
+@pytest.mark.parametrize("size", TILE_SIZES)
+def test_bf16_scores_have_the_stated_errors(size, arithmetic, mirrors, limits):
+    """Their rms, the largest, and that it is bf16 that ran: float32 is much better."""
+    problem = Problem(size, mirrors, limits)
+    want = problem.scores().reshape(size[0], -1)
+    error, single = (np.abs(all_scores(problem, a) - want) for a in (arithmetic, "float32"))
+    k, logs = products(problem)
+    rest = SCORE_ERROR * np.abs(want).max()
+    assert single.max() < rest
+    bound = np.repeat(2.0 * np.sqrt(2.0) * k @ logs.T, mirrors * size[3], axis=1)
+    assert (error < LARGEST[arithmetic] * bound + rest).all()
+    rms = ROUNDING[arithmetic] * np.sqrt(2.0 * np.mean(k**2 @ logs.T**2))
+    assert np.sqrt(np.mean(error**2)) < 1.5 * rms + rest
+    if arithmetic == "bf16" and size[0] > 1:
+        assert 0.7 * rms < np.sqrt(np.mean(error**2)) > 50 * np.sqrt(np.mean(single**2))
+
+
+def views_with_padding(problem):
+    return -(-problem.n_views // GROUP) * GROUP
+
+
+@pytest.mark.parametrize("arithmetic", BF16)
+@pytest.mark.parametrize("n_orders", [1, 2, 10])
+@pytest.mark.parametrize("size", [(17, 40, 9, 64), (21, 16, 21, 144)])
+def test_bf16_screen_is_near_that_in_float32(size, n_orders, arithmetic):
+    """Order 0 alone is the same; with more the error is that of `bf16_error`."""
+    problem = Problem(size)
+    n_angles = {64: 32, 144: 48}[problem.n_angles]
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence, problem.beta
+    want, got = (
+        screen(*arguments, n_orders, n_angles, arithmetic=a) for a in ("float32", arithmetic)
+    )
+    if n_orders == 1:
+        np.testing.assert_array_equal(got, want)
+        return
+    rms = bf16_error(*arguments[:2], n_orders)
+    k, logs = products(problem, n_orders)
+    power = (logs**2).sum(axis=0) / views_with_padding(problem)
+    np.testing.assert_allclose(rms, BF16_ROUNDING * np.sqrt(2.0 * k**2 @ power), rtol=1e-4)
+    sigma = (problem.beta * rms * ROUNDING[arithmetic] / BF16_ROUNDING)[:, None]
+    assert (np.abs(got - want) < 6.0 * sigma + SCORE_ERROR * np.abs(want).max()).all()
+    if arithmetic == "bf16":
+        assert np.abs(got - want).mean() > 0.3 * sigma.mean()
+
+
+@pytest.mark.parametrize("arithmetic", BF16)
+@pytest.mark.parametrize("norm", [False, True])
+def test_bf16_match_finds_an_orientation_as_good(arithmetic, norm):
+    problem = Problem((33, 20, 17, 48))
+    scores = problem.scores(norm).reshape(33, -1)
+    arguments = problem.transformed_frames(), problem.views(norm), problem.fluence
+    got = match(*arguments, arithmetic=arithmetic)
+    k, logs = products(problem)
+    error = 6.0 * ROUNDING[arithmetic] * np.sqrt(2.0 * (k**2 @ logs.T**2).max())
+    error += SCORE_ERROR * np.abs(scores).max()
+    np.testing.assert_allclose(got.best, scores.max(axis=1), atol=1.5 * error)
+    np.testing.assert_allclose(got.mean, scores.mean(axis=1), atol=error)
+    found = scores[np.arange(33), got.orientation]
+    np.testing.assert_allclose(found, scores.max(axis=1), atol=3 * error)
+
+
+@pytest.mark.parametrize("arithmetic", BF16)
+def test_bf16_tiles_of_any_frames_give_the_same_bits(arithmetic):
+    """Whichever frames share a tile or a chunk, on any number of threads."""
+    problem = Problem((35, 40, 18, 48))
+    want = all_scores(problem, arithmetic, threads=1)
+    np.testing.assert_array_equal(all_scores(problem, arithmetic, threads=2), want)
+    keep = np.random.default_rng(3).integers(0, 2, (35, 3)).astype(np.uint8)
+    keep[:, 1] = 1
+    got = all_scores(problem, arithmetic, keep=keep).reshape(35, 40, -1)
+    kept = np.repeat(keep, GROUP, axis=1)[:, :40] != 0
+    assert np.isneginf(got[~kept]).all()
+    # Probabilities are of fewer terms: not the same bits, but those of the scores are.
+    np.testing.assert_allclose(got[kept], want.reshape(got.shape)[kept], rtol=1e-5, atol=1e-3)
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence
+    one = match(*arguments, arithmetic=arithmetic, threads=1)
+    two = match(*arguments, arithmetic=arithmetic, threads=2)
+    alone = [match(arguments[0][d : d + 1], arguments[1], arguments[2][d : d + 1],
+                   arithmetic=arithmetic) for d in range(35)]  # fmt: skip
+    for a, b, c in zip(one, two, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, np.concatenate(c))
+
+
+def test_amx_tiles_agree_with_their_emulation(column):
+    """The same sums of the same bf16: only float32 roundings could differ."""
+    if column.name != "amx":
+        pytest.skip("this instruction set has no tiles")
+    problem = Problem((37, 40, 35, 64))
+    arguments = problem.transformed_frames(), problem.views(), problem.fluence, problem.beta
+    for arithmetic in BF16:
+        _core.set_simd("amx")
+        got = screen(*arguments, 17, 32, arithmetic=arithmetic)
+        _core.set_simd("avx512")
+        want = screen(*arguments, 17, 32, arithmetic=arithmetic)
+        np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max())
+
+
 def test_groups_not_kept_have_no_terms():
     problem = Problem((9, 48, 4, 48))
     keep = np.random.default_rng(2).integers(0, 2, (9, 3)).astype(np.uint8)
@@ -222,9 +365,18 @@ def test_control_of_shuffled_frames():
 def test_no_frames():
     problem = Problem((1, 16, 2, 32))
     empty = problem.transformed_frames()[:0]
-    terms, sums = correlate(empty, problem.views(), problem.fluence[:0], problem.beta[:0])
-    assert len(terms.begin) == 0
-    assert len(sums.best) == 0
+    for arithmetic in ("float32", *BF16):
+        terms, sums = correlate(
+            empty, problem.views(), problem.fluence[:0], problem.beta[:0], arithmetic=arithmetic
+        )
+        assert len(terms.begin) == 0
+        assert len(sums.best) == 0
+
+
+def test_an_unknown_arithmetic_is_refused():
+    problem = Problem((1, 16, 2, 32))
+    with pytest.raises(ValueError, match="float32, bf16 or bf16_split, got half"):
+        match(problem.transformed_frames(), problem.views(), problem.fluence, arithmetic="half")
 
 
 @pytest.mark.parametrize(
@@ -248,5 +400,7 @@ def test_bad_input_is_refused(change, message):
 
 
 def test_workspace_grows_with_the_angles():
-    sizes = [_core.correlate_workspace(a, 2) for a in (32, 144, 512)]
-    assert sizes == sorted(sizes)
+    orders = [AngularOrders.from_limits(a, np.full(8, a // 2)) for a in (32, 144, 512)]
+    for arithmetic in ("float32", *BF16):
+        sizes = [_core.correlate_workspace(o.as_tuple(), 2, arithmetic, 8) for o in orders]
+        assert sizes == sorted(sizes)

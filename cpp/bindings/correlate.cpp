@@ -4,6 +4,7 @@
 #include "tensor.hpp"
 
 namespace py = pybind11;
+using spicore::Arithmetic;
 using spicore::Correlation;
 using spicore::Exec;
 using spicore::bindings::checked;
@@ -20,10 +21,22 @@ using TaskTensors = std::tuple<Tensor<const float, 3>, Tensor<const float, 4>, T
                                std::optional<Totals>, Tensor<const float, 1>,
                                Tensor<const float, 1>, Tensor<const float, 1>>;
 
-Correlation checked_task(const TaskTensors &tensors, const OrderTensors &order_tensors) {
+Arithmetic arithmetic_of(const std::string &name) {
+  for (const auto &[known, arithmetic] :
+       {std::pair{"float32", Arithmetic::float32}, std::pair{"bf16", Arithmetic::bf16},
+        std::pair{"bf16_split", Arithmetic::bf16_split}})
+    if (name == known)
+      return arithmetic;
+  throw std::invalid_argument("arithmetic must be float32, bf16 or bf16_split, got " +
+                              name);
+}
+
+Correlation checked_task(const TaskTensors &tensors, const OrderTensors &order_tensors,
+                         const std::string &arithmetic) {
   const auto &[frames, views, totals, norm, fluence, beta, log_prior] = tensors;
   Correlation task;
   task.orders = checked(order_tensors);
+  task.arithmetic = arithmetic_of(arithmetic);
   task.n_frames = frames.shape[0];
   task.n_groups = views.shape[0];
   task.mirrors = totals.shape[1];
@@ -56,17 +69,20 @@ Correlation checked_task(const TaskTensors &tensors, const OrderTensors &order_t
   return task;
 }
 
-void check_work(const Tensor<float, 2> &work, const Correlation &task, const Exec &exec) {
-  require(work.shape[0] >= exec.threads &&
-              work.shape[1] ==
-                  spicore::correlate_workspace(task.orders.n_angles, task.mirrors),
-          "work must be [threads, correlate_workspace(angles, mirrors)]");
+void check_work(const Tensor<float, 2> &work, const Correlation &task, std::int64_t chunk,
+                const Exec &exec) {
+  require(
+      work.shape[0] >= exec.threads &&
+          work.shape[1] == spicore::correlate_workspace(task.orders, task.mirrors,
+                                                        task.arithmetic, chunk),
+      "work must be [threads, correlate_workspace(orders, mirrors, arithmetic, chunk)]");
 }
 
-void screen(const TaskTensors &tensors, const OrderTensors &orders, Tensor<float, 2> work,
-            Tensor<float, 2> scores, Exec exec) {
-  const Correlation task = checked_task(tensors, orders);
-  check_work(work, task, exec);
+void screen(const TaskTensors &tensors, const OrderTensors &orders,
+            const std::string &arithmetic, Tensor<float, 2> work, Tensor<float, 2> scores,
+            Exec exec) {
+  const Correlation task = checked_task(tensors, orders, arithmetic);
+  check_work(work, task, spicore::kMatchChunk, exec);
   require(scores.shape[0] == task.n_frames && scores.shape[1] == task.n_groups,
           "scores must be [D, G]");
   SPICORE_CALL(screen, exec, task, work.data, scores.data);
@@ -80,16 +96,17 @@ using SumTensors = std::tuple<Tensor<std::int64_t, 1>, Tensor<double, 1>,
                               Tensor<double, 1>, Tensor<double, 1>, Tensor<double, 1>>;
 
 void correlate(const TaskTensors &tensors, const OrderTensors &orders,
+               const std::string &arithmetic,
                const std::optional<Tensor<const std::uint8_t, 2>> &keep, float cut,
                Tensor<float, 2> work, std::int64_t chunk, const ListTensors &lists,
                const SumTensors &sums, Exec exec) {
-  const Correlation task = checked_task(tensors, orders);
-  check_work(work, task, exec);
+  const Correlation task = checked_task(tensors, orders, arithmetic);
+  require(chunk >= 1, "chunk must be at least 1");
+  check_work(work, task, chunk, exec);
   require(task.n_angles == task.orders.n_angles,
           "totals must have the angles of the orders");
   require(!keep || (keep->shape[0] == task.n_frames && keep->shape[1] == task.n_groups),
           "keep must be [D, G]");
-  require(chunk >= 1, "chunk must be at least 1");
   const std::int64_t n_chunks = (task.n_frames + chunk - 1) / chunk;
   const auto &[orientation, frame, probability, begin] = lists;
   const std::int64_t capacity = orientation.shape[1];
@@ -111,11 +128,11 @@ void correlate(const TaskTensors &tensors, const OrderTensors &orders,
                out);
 }
 
-void match(const TaskTensors &tensors, const OrderTensors &orders, Tensor<float, 2> work,
-           Tensor<float, 1> best, Tensor<std::int64_t, 1> index, Tensor<float, 1> mean,
-           Exec exec) {
-  const Correlation task = checked_task(tensors, orders);
-  check_work(work, task, exec);
+void match(const TaskTensors &tensors, const OrderTensors &orders,
+           const std::string &arithmetic, Tensor<float, 2> work, Tensor<float, 1> best,
+           Tensor<std::int64_t, 1> index, Tensor<float, 1> mean, Exec exec) {
+  const Correlation task = checked_task(tensors, orders, arithmetic);
+  check_work(work, task, spicore::kMatchChunk, exec);
   require(task.n_angles == task.orders.n_angles,
           "totals must have the angles of the orders");
   for (const std::int64_t n : {best.shape[0], index.shape[0], mean.shape[0]})
@@ -126,7 +143,12 @@ void match(const TaskTensors &tensors, const OrderTensors &orders, Tensor<float,
 } // namespace
 
 void spicore::bindings::add_correlate(py::module_ &m) {
-  m.def("correlate_workspace", &spicore::correlate_workspace);
+  m.attr("match_chunk") = spicore::kMatchChunk;
+  m.def("correlate_workspace", [](const OrderTensors &orders, std::int64_t mirrors,
+                                  const std::string &arithmetic, std::int64_t chunk) {
+    return spicore::correlate_workspace(checked(orders), mirrors,
+                                        arithmetic_of(arithmetic), chunk);
+  });
   m.def("screen", &screen);
   m.def("correlate", &correlate);
   m.def("match", &match);

@@ -13,26 +13,35 @@
     pybind11::gil_scoped_release release;                                                \
     spicore::cuda::name(__VA_ARGS__);                                                    \
   } while (false)
-#elif SPICORE_SIMD_LEVELS == 3
+#else
+#if SPICORE_SIMD_LEVELS == 4
+#define SPICORE_CASE_AMX(name, ...)                                                      \
+  case spicore::cpu::Simd::amx:                                                          \
+    spicore::cpu::amx::name(__VA_ARGS__);                                                \
+    break;
+#else
+#define SPICORE_CASE_AMX(name, ...)
+#endif
+#if SPICORE_SIMD_LEVELS >= 3
+#define SPICORE_CASES_X86(name, ...)                                                     \
+  SPICORE_CASE_AMX(name, __VA_ARGS__)                                                    \
+  case spicore::cpu::Simd::avx512:                                                       \
+    spicore::cpu::avx512::name(__VA_ARGS__);                                             \
+    break;                                                                               \
+  case spicore::cpu::Simd::avx2:                                                         \
+    spicore::cpu::avx2::name(__VA_ARGS__);                                               \
+    break;
+#else
+#define SPICORE_CASES_X86(name, ...)
+#endif
 #define SPICORE_CALL(name, ...)                                                          \
   do {                                                                                   \
     pybind11::gil_scoped_release release;                                                \
     switch (spicore::cpu::current_simd()) {                                              \
-    case spicore::cpu::Simd::avx512:                                                     \
-      spicore::cpu::avx512::name(__VA_ARGS__);                                           \
-      break;                                                                             \
-    case spicore::cpu::Simd::avx2:                                                       \
-      spicore::cpu::avx2::name(__VA_ARGS__);                                             \
-      break;                                                                             \
+      SPICORE_CASES_X86(name, __VA_ARGS__)                                               \
     default:                                                                             \
       spicore::cpu::baseline::name(__VA_ARGS__);                                         \
     }                                                                                    \
-  } while (false)
-#else
-#define SPICORE_CALL(name, ...)                                                          \
-  do {                                                                                   \
-    pybind11::gil_scoped_release release;                                                \
-    spicore::cpu::baseline::name(__VA_ARGS__);                                           \
   } while (false)
 #endif
 

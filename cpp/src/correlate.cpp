@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <optional>
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -11,11 +13,12 @@ static int omp_get_thread_num() { return 0; }
 
 #include "angular_fft.hpp"
 #include "spicore/math/elementary.hpp"
+#include "tiles.hpp"
 
 namespace spicore::cpu::SPICORE_SIMD {
 namespace {
 
-static_assert(kViewGroup == kWide);
+static_assert(kViewGroup == kWide && kTileFrames == kTile && kViewGroup == kTile);
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
@@ -72,15 +75,16 @@ void order_block(const float *const *frames, const float *views, int radii,
     products<n, mirrored>(k, views, lane, radii, mirror_stride, x);
 }
 
-// Spectra over the angle of a tile: one group of views, a few frames.
+// Spectra over the angle of a tile, of the first orders: one group of views, a few
+// frames.
 template <bool mirrored>
-void tile_spectra(const Correlation &task, std::int64_t group, const std::int64_t *frame,
-                  int n, float *spectra) {
+void float_spectra(const Correlation &task, std::int64_t n_orders, std::int64_t group,
+                   const std::int64_t *frame, int n, float *spectra) {
   constexpr int block = mirrored ? kBlock : 2 * kBlock;
   const AngularOrders &orders = task.orders;
   const std::int64_t stride = correlate_stride(orders.n_angles, task.mirrors);
   const std::int64_t mirror_stride = correlate_spectrum(orders.n_angles);
-  for (std::int64_t m = 0; m < orders.n_orders; ++m) {
+  for (std::int64_t m = 0; m < n_orders; ++m) {
     const float *views = task.views + (group * task.stride + orders.begin[m]) * 2 * kWide;
     const float *k[kCorrelateTile];
     float *out[kCorrelateTile];
@@ -95,6 +99,149 @@ void tile_spectra(const Correlation &task, std::int64_t group, const std::int64_
       order_block<1, mirrored>(k + f, views, orders.radii[m], mirror_stride, out + f);
   }
 }
+
+void float_spectra(const Correlation &task, std::int64_t n_orders, std::int64_t group,
+                   const std::int64_t *frame, int n, float *spectra) {
+  task.mirrors == 2 ? float_spectra<true>(task, n_orders, group, frame, n, spectra)
+                    : float_spectra<false>(task, n_orders, group, frame, n, spectra);
+}
+
+// The same from products of bf16, but for order 0. A word of 32 bits holds (re, im), so
+// that a product of tiles sums re re + im im over 16 radii; the other real products come
+// from (im, -re) of the views and (re, -im) of the frames, made as they are needed.
+//
+//   frames  [chunk][step][part][16 radii]      a step: 16 radii of one order, 0 beyond it
+//   views   [step][part][16 radii][16 views]   part 1: what the rounding of part 0 lost
+class TileSpectra {
+public:
+  TileSpectra(const Correlation &task, std::int64_t first, std::int64_t last,
+              float *packed)
+      : task_(task), first_(first), parts_(int(task.arithmetic)),
+        row_(tile_steps(task.orders) * parts_ * kTile),
+        views_(reinterpret_cast<std::uint32_t *>(packed)),
+        frames_(views_ + row_ * kTile) {
+    for (std::int64_t d = first; d < last; ++d)
+      pack_frame(task.frames + d * task.stride * 2, frames_ + (d - first) * row_);
+    tiles_.configure();
+  }
+
+  ~TileSpectra() { tiles_.release(); }
+
+  TileSpectra(const TileSpectra &) = delete;
+  TileSpectra &operator=(const TileSpectra &) = delete;
+
+  void operator()(std::int64_t group, const std::int64_t *frame, int n, float *spectra) {
+    float_spectra(task_, 1, group, frame, n, spectra);
+    if (group != group_)
+      pack_views(group);
+    const std::uint32_t *rows[kTile]; // the last frame again where there are no more
+    for (int f = 0; f < kTile; ++f)
+      rows[f] = frames_ + (frame[std::min(f, n - 1)] - first_) * row_;
+    const bool split = task_.arithmetic == Arithmetic::bf16_split;
+    if (task_.mirrors == 2)
+      split ? all_orders<true, 2>(rows, spectra) : all_orders<true, 1>(rows, spectra);
+    else
+      split ? all_orders<false, 2>(rows, spectra) : all_orders<false, 1>(rows, spectra);
+  }
+
+private:
+  // Calls body(first coefficient, radii) for each step.
+  template <class Body> void for_steps(const Body &body) const {
+    const AngularOrders &orders = task_.orders;
+    for (std::int64_t m = 1; m < orders.n_orders; ++m)
+      for (std::int64_t q = 0; q < orders.radii[m]; q += kTile)
+        body(orders.begin[m] + q,
+             int(std::min<std::int64_t>(kTile, orders.radii[m] - q)));
+  }
+
+  void pack_frame(const float *frame, std::uint32_t *to) const {
+    for_steps([&](std::int64_t c, int radii) {
+      float re[kTile] = {}, im[kTile] = {};
+      for (int q = 0; q < radii; ++q) {
+        re[q] = frame[2 * (c + q)];
+        im[q] = frame[2 * (c + q) + 1];
+      }
+      pack_pairs(re, im, parts_, kTile, to);
+      to += parts_ * kTile;
+    });
+  }
+
+  void pack_views(std::int64_t group) {
+    group_ = group;
+    const float *views = task_.views + group * task_.stride * 2 * kWide;
+    std::uint32_t *to = views_;
+    for_steps([&](std::int64_t c, int radii) {
+      std::fill_n(to, parts_ * kTile * kTile, 0u);
+      for (int q = 0; q < radii; ++q) {
+        const float *pairs = views + (c + q) * 2 * kWide;
+        pack_pairs(pairs, pairs + kWide, parts_, kTile * kTile, to + q * kTile);
+      }
+      to += parts_ * kTile * kTile;
+    });
+  }
+
+  template <bool mirrored, int parts>
+  void all_orders(const std::uint32_t *const *rows, float *spectra) {
+    const std::int64_t stride = correlate_stride(task_.orders.n_angles, task_.mirrors);
+    const std::int64_t mirror_stride = correlate_spectrum(task_.orders.n_angles);
+    std::int64_t step = 0;
+    for (std::int64_t m = 1; m < task_.orders.n_orders; ++m) {
+      unrolled<mirrored ? 4 : 2>([&](auto i) { tiles_.template zero<i>(); });
+      for (std::int64_t q = 0; q < task_.orders.radii[m]; q += kTile)
+        add_step<mirrored, parts>(rows, step++);
+      float *out = spectra + m * 2 * kWide, *mirror = out + mirror_stride;
+      tiles_.template store<0>(out, 4 * stride);
+      tiles_.template store<1>(out + kWide, 4 * stride);
+      if constexpr (mirrored) {
+        tiles_.template store<2>(mirror, 4 * stride);
+        tiles_.template store<3>(mirror + kWide, 4 * stride);
+        for (int f = 0; f < kTile; ++f)
+          for (int lane = 0; lane < kWide; ++lane)
+            mirror[f * stride + kWide + lane] = -mirror[f * stride + kWide + lane];
+      }
+    }
+  }
+
+  // Adds one step to tiles 0 .. 3: the view's re and im, its mirror image's re and -im.
+  template <bool mirrored, int parts>
+  void add_step(const std::uint32_t *const *rows, std::int64_t step) {
+    alignas(64) std::uint32_t k[parts][kTile * kTile], k_mirror[parts][kTile * kTile];
+    alignas(64) std::uint32_t l_turned[parts][kTile * kTile];
+    const std::uint32_t *l = views_ + step * parts * kTile * kTile;
+    for (int part = 0; part < parts; ++part) {
+      for (int f = 0; f < kTile; ++f)
+        std::memcpy(k[part] + f * kTile, rows[f] + (step * parts + part) * kTile,
+                    kTileLine);
+      for (int i = 0; i < kTile * kTile; ++i) {
+        const std::uint32_t word = l[part * kTile * kTile + i];
+        l_turned[part][i] = (word >> 16 | word << 16) ^ kHigh; // (im, -re)
+        if constexpr (mirrored)
+          k_mirror[part][i] = k[part][i] ^ kHigh; // (re, -im)
+      }
+    }
+    unrolled<2 * parts - 1>([&](auto i) { // high high, then high low and low high
+      constexpr int of_k = i / 2, of_l = i % 2;
+      tiles_.template load<4>(k[of_k], kTileLine);
+      tiles_.template load<5>(l + of_l * kTile * kTile, kTileLine);
+      tiles_.template load<6>(l_turned[of_l], kTileLine);
+      tiles_.template multiply<0, 4, 5>();
+      tiles_.template multiply<1, 4, 6>();
+      if constexpr (mirrored) {
+        tiles_.template load<7>(k_mirror[of_k], kTileLine);
+        tiles_.template multiply<2, 7, 5>();
+        tiles_.template multiply<3, 7, 6>();
+      }
+    });
+  }
+
+  const Correlation &task_;
+  std::int64_t first_;
+  int parts_;
+  std::int64_t row_; // words of a frame
+  std::uint32_t *views_, *frames_;
+  std::int64_t group_ = -1; // whose views are packed
+  Tiles tiles_;
+};
 
 // noexcept: a call that might throw would bring in a symbol shared between instruction
 // sets.
@@ -143,9 +290,12 @@ void for_scores(const Correlation &task, const std::uint8_t *keep, std::int64_t 
   const std::int64_t n_angles = task.orders.n_angles, step = task.n_angles / n_angles;
   const std::int64_t stride = correlate_stride(n_angles, task.mirrors);
   const ToReal transform = to_real(n_angles);
-  const int most = correlate_tile(n_angles, task.mirrors);
+  const int most = correlate_tile(n_angles, task.mirrors, task.arithmetic);
   float *spectra = work, *x = work + most * stride;
   std::fill(spectra, x, 0.0f); // orders beyond the last stay 0
+  std::optional<TileSpectra> tiles;
+  if (task.arithmetic != Arithmetic::float32)
+    tiles.emplace(task, first, last, x + n_angles * kWide);
   Lanes lanes;
   std::int64_t list[kCorrelateTile];
   for (std::int64_t g = 0; g < task.n_groups; ++g) {
@@ -155,8 +305,8 @@ void for_scores(const Correlation &task, const std::uint8_t *keep, std::int64_t 
         list[n++] = d;
       if (n == 0 || (n < most && d + 1 < last))
         continue;
-      task.mirrors == 2 ? tile_spectra<true>(task, g, list, n, spectra)
-                        : tile_spectra<false>(task, g, list, n, spectra);
+      tiles ? (*tiles)(g, list, n, spectra)
+            : float_spectra(task, task.orders.n_orders, g, list, n, spectra);
       for (int f = 0; f < n; ++f)
         for (std::int64_t mirror = 0; mirror < task.mirrors; ++mirror) {
           transform(spectra + f * stride + mirror * correlate_spectrum(n_angles), x);
@@ -299,10 +449,8 @@ private:
 };
 
 // Frames that a thread takes at a time where the results do not depend on it.
-constexpr std::int64_t kMostPerChunk = 64;
-
 std::int64_t frames_per_chunk(const Exec &exec, std::int64_t n_frames) {
-  return std::clamp<std::int64_t>(n_frames / (4 * exec.threads), 1, kMostPerChunk);
+  return std::clamp<std::int64_t>(n_frames / (4 * exec.threads), 1, kMatchChunk);
 }
 
 // The best orientation of one frame so far.
@@ -330,9 +478,12 @@ void update_best(const Correlation &task, std::int64_t group, std::int64_t mirro
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-float *own_work(const Correlation &task, float *work) {
-  return work +
-         omp_get_thread_num() * correlate_workspace(task.orders.n_angles, task.mirrors);
+// The scratch of this thread, from a 64-byte line on: tiles are loaded by the line.
+float *own_work(const Correlation &task, std::int64_t chunk, float *work) {
+  float *own =
+      work + omp_get_thread_num() *
+                 correlate_workspace(task.orders, task.mirrors, task.arithmetic, chunk);
+  return own + (-reinterpret_cast<std::uintptr_t>(own) % 64) / sizeof(float);
 }
 
 } // namespace
@@ -344,7 +495,7 @@ void screen(const Exec &exec, const Correlation &task, float *work, float *score
   for (std::int64_t c = 0; c < n_chunks; ++c) {
     const std::int64_t first = c * chunk, last = std::min(first + chunk, task.n_frames);
     std::fill(scores + first * task.n_groups, scores + last * task.n_groups, kNever);
-    for_scores(task, nullptr, first, last, own_work(task, work),
+    for_scores(task, nullptr, first, last, own_work(task, kMatchChunk, work),
                [&](std::int64_t d, std::int64_t g, std::int64_t, const float *,
                    const Lanes &lanes) {
                  float &best = scores[d * task.n_groups + g];
@@ -362,7 +513,8 @@ void correlate(const Exec &exec, const Correlation &task, const std::uint8_t *ke
 #pragma omp parallel for schedule(dynamic) num_threads(exec.threads)
   for (std::int64_t c = 0; c < n_chunks; ++c) {
     Collector collector(task, cut, terms, sums, c, task.n_frames);
-    for_scores(task, keep, collector.first(), collector.last(), own_work(task, work),
+    for_scores(task, keep, collector.first(), collector.last(),
+               own_work(task, terms.chunk, work),
                [&](std::int64_t d, std::int64_t g, std::int64_t mirror, const float *x,
                    const Lanes &lanes) { collector(d, g, mirror, x, lanes); });
     collector.finish();
@@ -380,8 +532,8 @@ void match(const Exec &exec, const Correlation &task, float *work, float *best,
 #pragma omp parallel for schedule(dynamic) num_threads(exec.threads)
   for (std::int64_t c = 0; c < n_chunks; ++c) {
     const std::int64_t first = c * chunk, last = std::min(first + chunk, task.n_frames);
-    Best found[kMostPerChunk];
-    for_scores(task, nullptr, first, last, own_work(task, work),
+    Best found[kMatchChunk];
+    for_scores(task, nullptr, first, last, own_work(task, kMatchChunk, work),
                [&](std::int64_t d, std::int64_t g, std::int64_t mirror, const float *x,
                    const Lanes &lanes) {
                  update_best(task, g, mirror, x, lanes, found[d - first]);

@@ -16,6 +16,7 @@ _Terms: TypeAlias = tuple[_I8, NDArray[np.uint32], NDArray[np.uint32], _F4]
 _Task: TypeAlias = tuple[_F4, _F4, _F4, _F4 | None, _F4, _F4, _F4]
 
 lanes: int
+match_chunk: int
 openmp: bool
 
 def simd_levels() -> list[str]: ...
@@ -153,11 +154,14 @@ def polar_views(
     threads: int,
     /,
 ) -> None: ...
-def correlate_workspace(n_angles: int, mirrors: int, /) -> int: ...
-def screen(task: _Task, orders: _Orders, work: _F4, scores: _F4, threads: int, /) -> None: ...
+def correlate_workspace(orders: _Orders, mirrors: int, arithmetic: str, chunk: int, /) -> int: ...
+def screen(
+    task: _Task, orders: _Orders, arithmetic: str, work: _F4, scores: _F4, threads: int, /
+) -> None: ...
 def correlate(
     task: _Task,
     orders: _Orders,
+    arithmetic: str,
     keep: NDArray[np.uint8] | None,
     cut: float,
     work: _F4,
@@ -170,6 +174,7 @@ def correlate(
 def match(
     task: _Task,
     orders: _Orders,
+    arithmetic: str,
     work: _F4,
     best: _F4,
     index: _I8,

@@ -14,8 +14,8 @@ constexpr int kLanes = 32;
 } // namespace spicore
 
 // Declares one operation for every backend: one copy per CPU instruction set, one for
-// CUDA.
-#define SPICORE_OPERATION(name, ...)                                                     \
+// CUDA. With AMX the kernels are those of AVX-512, but for the ones that use its tiles.
+#define SPICORE_DECLARE(name, ...)                                                       \
   namespace spicore::cpu::baseline {                                                     \
   void name(__VA_ARGS__);                                                                \
   }                                                                                      \
@@ -26,5 +26,15 @@ constexpr int kLanes = 32;
   void name(__VA_ARGS__);                                                                \
   }                                                                                      \
   namespace spicore::cuda {                                                              \
+  void name(__VA_ARGS__);                                                                \
+  }
+#define SPICORE_OPERATION(name, ...)                                                     \
+  SPICORE_DECLARE(name, __VA_ARGS__)                                                     \
+  namespace spicore::cpu::amx {                                                          \
+  using avx512::name;                                                                    \
+  }
+#define SPICORE_TILE_OPERATION(name, ...)                                                \
+  SPICORE_DECLARE(name, __VA_ARGS__)                                                     \
+  namespace spicore::cpu::amx {                                                          \
   void name(__VA_ARGS__);                                                                \
   }

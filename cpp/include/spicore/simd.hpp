@@ -3,7 +3,7 @@
 
 namespace spicore::cpu {
 
-enum class Simd { baseline = 0, avx2 = 1, avx512 = 2 };
+enum class Simd { baseline = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 Simd best_simd();         // what this machine can run
 Simd current_simd();      // what is in use: the best, unless set_simd was called
