@@ -47,8 +47,8 @@ class Problem:
         a = self.n_angles
         self.frames = rng.poisson(0.3, (n_frames, n_radii, a)).astype(float)
         self.logs = rng.normal(0.0, 1.0, (self.n_views, n_radii, a))
-        limits = np.full(n_radii, a // 2) if limits is None else limits(n_radii, a)
-        self.orders = AngularOrders.from_limits(a, limits)
+        even, limits = limits == "even", limits if callable(limits) else all_orders
+        self.orders = AngularOrders.from_limits(a, limits(n_radii, a), even=even)
         self.frames, self.logs = self.banded(self.frames), self.banded(self.logs)
         self.totals = rng.uniform(0.0, 5.0, (self.n_views, mirrors, a))
         self.norm = rng.uniform(0.5, 1.5, self.totals.shape)
@@ -110,11 +110,15 @@ def dense(terms, n_frames, n_orientations):
     return p
 
 
+def all_orders(n_radii, n_angles):
+    return np.full(n_radii, n_angles // 2)
+
+
 def narrow(n_radii, n_angles):
     return np.minimum(2 + np.arange(n_radii)[::-1], n_angles // 2)
 
 
-@pytest.mark.parametrize("limits", [None, narrow])
+@pytest.mark.parametrize("limits", [None, narrow, "even"])
 @pytest.mark.parametrize("mirrors", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 def test_posterior_matches_reference(size, mirrors, limits):

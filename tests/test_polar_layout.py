@@ -258,6 +258,24 @@ def test_the_first_orders_alone():
     assert orders.radii[0] == 3
 
 
+def test_odd_orders_can_be_dropped():
+    limits = [40, 30, 10]
+    orders = AngularOrders.from_limits(96, limits)
+    even = AngularOrders.from_limits(96, limits, even=True)
+    np.testing.assert_array_equal(even.radii[::2], orders.radii[::2])
+    assert not even.radii[1::2].any()
+    assert even.n_coefficients == orders.radii[::2].sum()
+
+
+def test_flat_detectors_have_no_odd_orders():
+    """The whole detector decides: a stage inside it may not drop what tells the hand."""
+    stage = Stage(0, 5.0, n_pairs=50, n_angles=96)
+    far = Detector.square(31, pixel_size=0.001, distance=10.0)
+    assert np.ptp(far.q_voxels[:, 2]) < 0.25 < np.ptp(square().q_voxels[:, 2])
+    assert not polar_layout(far, stage)[1].radii[1::2].any()
+    assert polar_layout(square(), stage)[1].radii[1::2].any()
+
+
 @pytest.mark.parametrize("n_angles", [0, 31, 33, 100, 1024])
 def test_a_number_of_angles_that_transforms_do_not_know(n_angles):
     with pytest.raises(InputError, match=rf"n_angles must be one of \(32, .*, got {n_angles}"):

@@ -28,9 +28,9 @@ inline AngularOrders checked(const OrderTensors &tensors) {
               begin.data[0] == 0,
           "orders: radii and begin must agree");
   for (std::int64_t m = 0; m < n; ++m)
-    require(radii.data[m] >= 0 && radii.data[m] <= (m ? radii.data[m - 1] : n_radii) &&
+    require(radii.data[m] >= 0 && radii.data[m] <= n_radii &&
                 begin.data[m + 1] == begin.data[m] + radii.data[m],
-            "orders: radii must not increase, and begin must be their running sum");
+            "orders: radii must be at most Q, and begin must be their running sum");
   return AngularOrders{n_angles, n_radii, n, radii.data, begin.data};
 }
 

@@ -26,7 +26,7 @@ void transform_frame(const std::uint32_t *row, const std::uint16_t *count, std::
       rings[bin % n_angles * kWide + bin / n_angles] += count[i];
     }
     Transform::real_to_complex(rings, spectra);
-    for (std::int64_t m = 0; m < orders.n_orders && orders.radii[m] > first; ++m) {
+    for (std::int64_t m = 0; m < orders.n_orders; ++m) {
       const std::int64_t kept = std::min<std::int64_t>(kWide, orders.radii[m] - first);
       float *to = out + 2 * (orders.begin[m] + first);
       const float *from = spectra + 2 * kWide * m;

@@ -45,9 +45,10 @@ void transform_group(const float *panel, const AngularOrders &orders,
     for (int i = 0; i < n_angles * kWide; ++i)
       ring[i] = fast_log(ring[i]) - offset;
     Transform::real_to_complex(ring, spectra);
-    for (std::int64_t m = 0; m < orders.n_orders && orders.radii[m] > q; ++m)
-      std::copy(spectra + 2 * kWide * m, spectra + 2 * kWide * (m + 1),
-                logs + (orders.begin[m] + q) * 2 * kWide);
+    for (std::int64_t m = 0; m < orders.n_orders; ++m)
+      if (orders.radii[m] > q)
+        std::copy(spectra + 2 * kWide * m, spectra + 2 * kWide * (m + 1),
+                  logs + (orders.begin[m] + q) * 2 * kWide);
   }
   for (float &x : sums)
     x *= 1.0f / n_angles;

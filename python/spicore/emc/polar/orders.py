@@ -35,13 +35,19 @@ class AngularOrders:
     radii: NDArray[np.int32]
 
     @classmethod
-    def from_limits(cls, n_angles: int, limits: ArrayLike) -> AngularOrders:
-        """Keep orders ``m <= limits[q]`` of ring q, raised so that no smaller ring keeps more."""
+    def from_limits(cls, n_angles: int, limits: ArrayLike, *, even: bool = False) -> AngularOrders:
+        """Keep orders ``m <= limits[q]`` of ring q, raised so that no smaller ring keeps more.
+
+        `even` drops the odd orders: they vanish where the Ewald sphere is flat, which makes
+        slices of a centrosymmetric intensity so too.
+        """
         if n_angles not in ANGLES:
             raise InputError(f"n_angles must be one of {ANGLES}, got {n_angles}")
         limits = np.minimum(np.asarray(limits, np.int64), n_angles // 2)
         limits = np.maximum.accumulate(limits[::-1])[::-1]
         radii = (limits[:, None] >= np.arange(limits.max() + 1)).sum(axis=0)
+        if even:
+            radii[1::2] = 0
         return cls(n_angles, len(limits), radii.astype(np.int32))
 
     @cached_property
