@@ -6,6 +6,7 @@ All frames are simulated: 24 to 40 pixels an edge, tens to hundreds of them.
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass, replace
 
 import h5py
@@ -282,7 +283,7 @@ def near(volume, seed=0):
 def small(**options):
     """On one grid at constant beta."""
     fixed = {"iterations": 2, "beta": 0.3, "beta_jump": 1.0, "tolerance": 0.0, "num_div": 2,
-             "engine": "pixel",
+             "engine": "pixel", "smooth": False,
              "multiresolution": False, "half_sets": False, "refine": 0}  # fmt: skip
     return Config(**fixed | options)
 
@@ -290,7 +291,7 @@ def small(**options):
 def whole(**options):
     """Every kind of iteration in a second: 3 on the grid as beta rises, 2 of refinement, halves."""
     fixed = {"iterations": 20, "beta": 0.4, "beta_jump": 2.0, "beta_period": 1, "tolerance": 1.0,
-             "num_div": 2, "refine": 2, "engine": "pixel"}  # fmt: skip
+             "num_div": 2, "refine": 2, "engine": "pixel", "smooth": False}  # fmt: skip
     return Config(**fixed | options)
 
 
@@ -661,7 +662,8 @@ def test_frames_without_photons_do_no_harm(frames, detector):
     for background in (None, np.full(detector.n_pixels, 0.05)):
         result, _ = run(Frames.from_dense(values), detector, whole(), background=background)
         for name, x in arrays(result).items():
-            assert np.isfinite(x).all() or name == "half_sets/shell_cc", name
+            undefined = name in ("half_sets/shell_cc", "history/imbalance")
+            assert np.isfinite(x).all() or undefined, name
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -700,6 +702,32 @@ def test_unobserved_voxels_are_never_zero(frames, detector):
     assert result.intensity[unseen].max() < result.intensity[~unseen].max()
     without, _ = run(frames, detector, whole(half_sets=False, prior=0.0))
     np.testing.assert_array_equal(without.intensity[without.weight == 0], 0)
+
+
+def test_smoothing_comes_last(frames, detector, tmp_path):
+    """It is that of what was merged, in the file too; the run goes on from what was merged."""
+    rough, _ = run(frames, detector, whole())
+    path = tmp_path / "result.h5"
+    config = whole(smooth=True)
+    result = reconstruct(frames, detector, config, out=path, threads=2)
+    np.testing.assert_array_equal(result.merged, rough.intensity)
+    assert relative(result.intensity, rough.intensity) > 0.01
+    assert rough.merged is None
+    for name in ("merged", "intensity"):
+        np.testing.assert_array_equal(getattr(Result.load(path), name), getattr(result, name))
+    for name in ("even", "odd"):
+        assert relative(result.half_sets[name], rough.half_sets[name]) > 0.01
+    again = reconstruct(frames, detector, config, out=path, resume=True, threads=2)
+    np.testing.assert_array_equal(again.intensity, result.intensity)
+
+
+def test_a_mode_without_frames_is_not_smoothed(frames, detector, monkeypatch):
+    loop = sys.modules["spicore.emc.reconstruct"]  # the package gives the name to the function
+    monkeypatch.setattr(loop, "particle_extent", lambda *_: 0.1)
+    result, _ = run(frames[:1], detector, whole(n_modes=3, smooth=True, half_sets=False))
+    assert np.isfinite(result.intensity).all()
+    for volume, merged, weight in zip(result.intensity, result.merged, result.weight, strict=True):
+        assert np.array_equal(volume, merged) == (not weight.any())
 
 
 def test_a_strong_prior_is_the_radial_mean(frames, detector):
@@ -752,10 +780,10 @@ def test_history_and_callbacks_are_complete(frames, detector, tmp_path):
     assert [x.stage for x in main] == ["grid"] * (n - 2) + ["refine"] * 2
     assert set(result.history) == {"iteration", "beta", "change", "log_likelihood", "seconds",
                                    "mutual_information", "n_orientations", "n_frames",
-                                   "radius"}  # fmt: skip
+                                   "radius", "imbalance"}  # fmt: skip
     for name, values in result.history.items():
         np.testing.assert_array_equal(values, [getattr(x, name) for x in main])
-        assert np.isfinite(values).all()
+        assert np.isfinite(values).all() or name == "imbalance"  # of the polar engine alone
     np.testing.assert_array_equal(result.history["iteration"], np.arange(1, n + 1))
     assert result.history["beta"][0] == pytest.approx(0.4)
     assert result.history["beta"][-1] == 1.0

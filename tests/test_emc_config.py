@@ -23,6 +23,7 @@ OTHER = Config(
     beta_period=4,
     fluence=False,
     uniform=False,
+    smooth=False,
     symmetry="D5",
     n_modes=3,
     n_nonrotating=2,

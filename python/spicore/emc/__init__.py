@@ -7,6 +7,7 @@ from .config import Config
 from .kernels import compress, expand, maximize, posterior, sort_photons
 from .reconstruct import Iteration, reconstruct
 from .result import Result
+from .smooth import smooth
 
 __all__ = [
     "Classes",
@@ -20,5 +21,6 @@ __all__ = [
     "maximize",
     "posterior",
     "reconstruct",
+    "smooth",
     "sort_photons",
 ]

@@ -67,6 +67,9 @@ class Config(Options):
     prior : float
         Weight of the radial mean in every voxel, in exposures of one frame; keeps voxels
         that nobody saw from becoming 0.
+    smooth : bool
+        Estimate every voxel of the result together with its neighbours, as far as the size of the
+        particle allows (`smooth`). Not with frames of real values or Dragonfly's merge.
     radius : float
         Largest |q| used, in voxels; 0: all of the detector.
     size : int
@@ -105,6 +108,7 @@ class Config(Options):
     n_nonrotating: int = 0
     merge: str = "likelihood"
     prior: float = 0.1
+    smooth: bool = True
     radius: float = 0.0
     size: int = 0
     refine: int = 3

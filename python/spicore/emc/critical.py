@@ -199,6 +199,16 @@ class AngularStatistics:
         limits = np.ceil(slope * self._radius + _MARGIN)
         return np.clip(limits, _FEWEST, n_angles // 2).astype(np.int64)
 
+    def extent(self) -> float:
+        """Return the radius of the particle in 1/voxels, 0 where nothing is above the noise.
+
+        Notes
+        -----
+        Points a distance D apart make fringes of up to 2 pi q D, D of twice the radius; but half
+        of that holds 0.999 of the power seen, in two proteins of other shape and photons.
+        """
+        return self._slope(0.999) / (2.0 * np.pi)
+
     def _slope(self, share: float) -> float:
         """Return a in m = a q + 2, 0 without significant power."""
         power = self.angular_power()

@@ -30,10 +30,11 @@ from .model import (
 )
 from .polar.balance import Balance
 from .polar.engine import PolarEngine, PolarGrid
-from .polar.start import critical_beta, polar_layout
+from .polar.start import critical_beta, particle_extent, polar_layout
 from .result import PER_FRAME, Result
 from .schedule import MOMENTUM, Schedule, Stage, auto_beta, stages
 from .seeds import AGREED, Trial, best_trial
+from .smooth import LARGEST, smooth
 from .survey import checked_background, checked_fluence, radial_profile, radius_holding, used_frames
 
 COARSE_SHARE = 0.95
@@ -167,9 +168,10 @@ def reconstruct(
     if out is not None and run.seeds:
         run.result().save(out)
     run.loop(out)
+    run.measure_extent()
     if run.config.half_sets and run.config.selection == "all":
-        run.half_sets(out)
-    return run.result()
+        run.half_sets()
+    return run.finish(out)
 
 
 class _Run:
@@ -211,6 +213,7 @@ class _Run:
         self.fluence = checked_fluence(start_fluence, frames.n_frames)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.half: dict[str, NDArray] = {}
+        self.extent = 0.0  # radius of the particle in 1/voxels, once it is known
         self.seeds: dict[str, NDArray] = {}
         self.previous: Model | None = None
         self.terms_per_frame = 0.0
@@ -368,7 +371,8 @@ class _Run:
         made_with = Config.from_toml(result.config)
         if replace(made_with, iterations=self.config.iterations) != self.config:
             raise InputError("the result to resume was made with another config; see its attrs")
-        volumes = result.intensity.reshape(-1, *result.intensity.shape[-3:])
+        volumes = result.intensity if result.merged is None else result.merged
+        volumes = volumes.reshape(-1, *volumes.shape[-3:])
         if volumes.shape[1] != self.size:
             raise InputError(
                 f"the result to resume has edge {volumes.shape[1]}, the detector asks {self.size}"
@@ -536,19 +540,21 @@ class _Run:
             factor = self.mean_photons / engine.mean_total(old, self.grid)
             if not self.config.fluence:  # it matches the mean photons in every iteration
                 old.volumes *= np.float32(factor)
-        grid, mean_beta = self.grid, float(beta.mean())
-        if polar and self.config.uniform and self.schedule.hot:
-            grid = replace(grid, weights=self.balance.weights(grid.views, mean_beta))
+        balanced = polar and self.config.uniform and self.schedule.hot
+        grid = self.grid
+        if balanced:
+            weights = self.balance.weights(grid.views, float(beta.mean()))
+            grid = replace(grid, weights=weights)
         self.model, self.weight = engine.iterate(
             old, grid, state, beta, self.profile, self.on_progress
         )
         if polar:
             self.balance.measure(grid.views, engine.occupancy)
+        if balanced:
+            self.balance.correct(float(beta.mean()), len(beta))
             # Information is counted from uniform orientations; the mean of the difference will do.
-            logs = np.log(grid.weights * len(grid.weights))
+            logs = np.log(weights * len(weights))
             state.mutual_information += engine.occupancy @ logs / engine.occupancy.sum()
-        if polar and self.config.uniform and self.schedule.hot:
-            self.balance.correct(mean_beta, len(beta))
         if self.config.merge == "dragonfly" and self.config.fluence:
             self.model.scale(1.0 / factor)  # its fluences carry the factor instead
         return old
@@ -564,7 +570,32 @@ class _Run:
         photons = self.profile[index] * layout.exposure[rows]
         return np.bincount(index, photons) / photons.sum()
 
-    def half_sets(self, out: str | os.PathLike | None) -> None:
+    def measure_extent(self) -> None:
+        """Tell the size of the particle, if the result is to be smoothed."""
+        if not self.config.smooth or self.frames.kind == "dense" or self.plan.merge == "dragonfly":
+            return
+        extent = particle_extent(self.frames, self.detector, self.config.radius, self.threads)
+        self.extent = min(extent, LARGEST)
+
+    def finish(self, out: str | os.PathLike | None) -> Result:
+        """Smooth the volumes, keep what was merged, and save."""
+        result = self.result()
+        if self.extent > 0.0:
+            result.merged = result.intensity
+            result.intensity = self._smoothed(result.merged, result.weight)
+        if out is not None:
+            result.save(out)
+        return result
+
+    def _smoothed(self, volumes: NDArray[np.float32], weight: NDArray) -> NDArray[np.float32]:
+        """Smooth a volume or modes; one without a frame stays as it is."""
+        if self.extent == 0.0 or not weight.any():
+            return volumes
+        if volumes.ndim == 4:
+            return np.stack([self._smoothed(*v) for v in zip(volumes, weight, strict=True)])
+        return smooth(volumes, weight, self.extent, threads=self.threads)
+
+    def half_sets(self) -> None:
         """Refine even and odd frames independently from the model's coarse part.
 
         Beyond the coarse radius each half starts from the radial mean, so what the two share
@@ -585,8 +616,6 @@ class _Run:
             "shell_cc": cc,
             "start_radius": np.float64(self.coarse_radius),
         }
-        if out is not None:
-            self.result().save(out)
 
     def _half(self, name: str, index: NDArray[np.int64], common: Model) -> NDArray[np.float32]:
         stage = self.stage
@@ -600,11 +629,13 @@ class _Run:
             old = model
             if k < HALF_ITERATIONS:
                 n_orientations = grid.n_orientations
-                model, _ = engine.iterate(old, grid, state, beta, self.profile, self.on_progress)
+                model, weight = engine.iterate(
+                    old, grid, state, beta, self.profile, self.on_progress
+                )
             else:
                 local = refinement_grid(stage.spacing, k - HALF_ITERATIONS)
                 n_orientations = len(local)
-                model, _ = refiner.refine(old, local, state, self.profile, self.on_progress)
+                model, weight = refiner.refine(old, local, state, self.profile, self.on_progress)
             if self.on_iteration:
                 seconds = time.perf_counter() - start
                 self.on_iteration(
@@ -622,7 +653,10 @@ class _Run:
                         n_frames=len(index),
                     )
                 )
-        return complete(model.volumes) if model.centrosymmetric else model.volumes
+        if model.centrosymmetric:
+            complete(model.volumes)
+            complete(weight)
+        return self._smoothed(model.volumes, weight)
 
     def result(self) -> Result:
         """Return the present state as a `Result`."""

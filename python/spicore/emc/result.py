@@ -16,6 +16,8 @@ FORMAT = "spicore-emc"
 
 GROUPS = ("history", "half_sets", "seeds")
 
+OPTIONAL = ("merged", "previous")
+
 PER_FRAME = (
     "orientation",
     "mode",
@@ -44,6 +46,7 @@ class Result:
     half_sets : dict                 even, odd [N, N, N], radius, shell_cc; empty if not made
     seeds : dict                     random starts tried: seed, evidence (nats per frame),
                                      agreement (shell correlation with the best), reheated
+    merged : float32 or None         intensity before it was smoothed; None: it was not
     previous : float32 or None       intensity one iteration before, for resuming
     patterns : float32 [K, n_pixels] fixed patterns on the detector, NaN on unused pixels
     voxel_size : float or None       1/Angstrom
@@ -64,6 +67,7 @@ class Result:
     config: str
     half_sets: dict[str, NDArray] = field(default_factory=dict)
     seeds: dict[str, NDArray] = field(default_factory=dict)
+    merged: NDArray[np.float32] | None = None
     previous: NDArray[np.float32] | None = None
     voxel_size: float | None = None
     schedule: dict[str, Any] = field(default_factory=dict)
@@ -83,8 +87,9 @@ class Result:
                 file.create_group(group)
                 for name, value in values.items():
                     file[f"{group}/{name}"] = value
-            if self.previous is not None:
-                file["previous"] = self.previous
+            for name in OPTIONAL:
+                if getattr(self, name) is not None:
+                    file[name] = getattr(self, name)
             file.create_group("schedule").attrs.update(self.schedule)
             file.attrs.update(
                 format=FORMAT,
@@ -104,12 +109,12 @@ class Result:
                 raise InputError(f"{path} must be a result of 'spicore emc', it is other HDF5")
             arrays = {n: file[n][()] for n in ("intensity", "weight", "patterns", *PER_FRAME)}
             groups = {g: {n: d[()] for n, d in file[g].items()} for g in GROUPS if g in file}
-            previous = file["previous"][()] if "previous" in file else None
+            optional = {n: file[n][()] if n in file else None for n in OPTIONAL}
             voxel_size = float(file.attrs["voxel_size"])
             return cls(
                 **arrays,
                 **groups,
-                previous=previous,
+                **optional,
                 voxel_size=None if np.isnan(voxel_size) else voxel_size,
                 config=str(file.attrs["config"]),
                 schedule=dict(file["schedule"].attrs),

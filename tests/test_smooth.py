@@ -1,0 +1,143 @@
+"""Smoothing merged intensities: better than the merge, exact where photons are many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spicore import emc, metrics, simulate
+from spicore.emc.smooth import _Band
+from spicore.errors import InputError
+
+SIZE, DIAMETER = 49, 12
+EXTENT = DIAMETER / 2 / SIZE
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return simulate.intensity(simulate.particle(seed=2, diameter=DIAMETER), SIZE)
+
+
+@pytest.fixture(scope="module")
+def radius():
+    axis = np.arange(SIZE) - SIZE // 2
+    return np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+
+
+def merged(truth, radius, photons, seed=0):
+    """Poisson counts of exposures that fall off as those of slices do, with a hole and Friedel."""
+    exposure = np.where((radius > 2) & (radius < 23), 1.0 / np.maximum(radius, 1.0), 0.0)
+    scale = photons / (truth * exposure)[radius > 15].mean()
+    counts = np.random.default_rng(seed).poisson(truth * exposure * scale / 2)
+    counts = counts + counts[::-1, ::-1, ::-1]
+    weight = (exposure * scale).astype(np.float32)
+    intensity = np.divide(counts, weight, out=np.zeros(counts.shape), where=weight > 0)
+    return intensity.astype(np.float32), weight
+
+
+def quality(volume, truth, radius, first, last):
+    shell, cc = metrics.shell_cc(volume, truth)
+    return cc[(shell >= first) & (shell <= last)].mean()
+
+
+def test_outer_shells_gain(truth, radius):
+    intensity, weight = merged(truth, radius, 0.1)
+    smoothed = emc.smooth(intensity, weight, EXTENT)
+    before = quality(intensity, truth, radius, 14, 21)
+    after = quality(smoothed, truth, radius, 14, 21)
+    assert before < 0.6
+    assert after > 0.9
+
+
+def test_shuffled_voxels_do_not(truth, radius):
+    """Negative control: what neighbours do not share cannot be found from them."""
+    intensity, weight = merged(truth, radius, 0.5)
+    rng = np.random.default_rng(1)
+    shell = np.rint(radius).astype(int)
+    for r in range(shell.max() + 1):
+        at = np.flatnonzero(shell == r)
+        order = rng.permutation(at)
+        intensity.flat[at] = intensity.flat[order]
+    smoothed = emc.smooth(intensity, weight, EXTENT)
+    assert quality(smoothed, truth, radius, 14, 21) < 0.2
+
+
+def test_many_photons_are_left_alone(truth, radius):
+    intensity, weight = merged(truth, radius, 1e6)
+    smoothed = emc.smooth(intensity, weight, EXTENT)
+    seen = (weight > 0) & (truth > 0.01 * truth[radius > 20].mean())
+    change = np.abs(smoothed - intensity)[seen] / intensity[seen]
+    assert np.median(change) < 1e-3
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_the_size_may_be_wrong_by_a_fifth(truth, radius, factor):
+    intensity, weight = merged(truth, radius, 0.5)
+    right, wrong = (emc.smooth(intensity, weight, EXTENT * f) for f in (1.0, factor))
+    loss = quality(right, truth, radius, 14, 21) - quality(wrong, truth, radius, 14, 21)
+    assert loss < 0.05
+
+
+def test_the_unseen_is_filled(truth, radius):
+    """Near what was seen from neighbours, in the corners with the mean of the last shell."""
+    intensity, weight = merged(truth, radius, 100.0)
+    smoothed = emc.smooth(intensity, weight, EXTENT)
+    assert smoothed.min() > 0.0
+    next_to = (radius > 23) & (radius < 24)
+    assert np.corrcoef(smoothed[next_to], truth[next_to])[0, 1] > 0.7
+    corner = smoothed[radius > 38]
+    assert corner.std() < 1e-3 * corner.mean()
+
+
+def test_the_result_is_centrosymmetric_and_keeps_its_input(truth, radius):
+    intensity, weight = merged(truth, radius, 2.0)
+    before = intensity.copy(), weight.copy()
+    smoothed = emc.smooth(intensity, weight, EXTENT)
+    np.testing.assert_array_equal(intensity, before[0])
+    np.testing.assert_array_equal(weight, before[1])
+    assert smoothed.dtype == np.float32
+    np.testing.assert_allclose(smoothed, smoothed[::-1, ::-1, ::-1], rtol=2e-3)
+
+
+def test_threads_do_not_matter(truth, radius):
+    intensity, weight = merged(truth, radius, 2.0)
+    one, two = (emc.smooth(intensity, weight, EXTENT, threads=n) for n in (1, 2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_transforms_are_adjoint():
+    band, rng = _Band(15, 0.15, 1), np.random.default_rng(0)
+    field = rng.normal(size=(15, 15, 15)).astype(np.float32)
+    coefficients = band.to_coefficients(rng.normal(size=(15, 15, 15)).astype(np.float32))
+    left = float(np.sum(field * band.to_field(coefficients), dtype=np.float64))
+    assert left == pytest.approx(band.dot(band.to_coefficients(field), coefficients), rel=1e-4)
+
+
+def test_the_prior_has_unit_variance():
+    """White noise of unit variance on all coefficients makes a field of variance 1."""
+    band, rng = _Band(45, 0.12, 1), np.random.default_rng(0)
+    fields = []
+    for _ in range(4):
+        cube = rng.normal(size=(band.edge,) * 3).astype(np.float32)
+        white = np.fft.rfftn(cube, norm="ortho")[band.at].astype(np.complex64)
+        fields.append(band.to_field(white))
+    assert np.var(fields) == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda i, w: (i[:-1], w, EXTENT), "intensity must be a cube of odd edge"),
+        (lambda i, w: (i[:-1, :-1, :-1], w, EXTENT), "intensity must be a cube of odd edge"),
+        (lambda i, w: (i, w[1:-1, 1:-1, 1:-1], EXTENT), "weight"),
+        (lambda i, w: (-i, w, EXTENT), "intensity must be non-negative"),
+        (lambda i, w: (i, -w, EXTENT), "weight must be non-negative"),
+        (lambda i, w: (i * np.nan, w, EXTENT), "intensity must be finite"),
+        (lambda i, w: (i, 0 * w, EXTENT), "must hold photons"),
+        (lambda i, w: (i, w, 0.3), "extent must be between"),
+        (lambda i, w: (i, w, 0.0), "extent must be between"),
+    ],
+)
+def test_bad_input_is_named(truth, radius, change, words):
+    with pytest.raises(InputError, match=words):
+        emc.smooth(*change(*merged(truth, radius, 2.0)))
