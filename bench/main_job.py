@@ -3,15 +3,18 @@
     python bench/main_job.py [--threads 2] [--seed 0]
 
 Reconstructs ../shared/data/sim_1bxr and sim_4bed (simulated by Dragonfly and by another
-group's slicing) with the default options, and as negative control sim_1bxr with the pixels of
-every frame shuffled inside rings, which keeps each frame's radial profile. Writes
-bench/results/main_job_<machine>.json: pose error, shell correlation with the truth at five
-radii, half-set correlation, times.
+group's slicing) with the default options, sim_1bxr also with both engines at the spacing of
+num_div = 6, and as negative control with the pixels of every frame shuffled inside rings, which
+keeps each frame's radial profile. Beside them the limits: the exhaustive search of exact pixels in
+the true volume, and the merge with true poses. Writes bench/results/main_job_<machine>.json: pose
+error, shell correlation with the truth at six radii, before smoothing too, half-set correlation,
+times.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -25,7 +28,7 @@ import spicore as sp
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SPICORE_SHARED_DATA", ROOT.parent / "shared" / "data"))
-RADII = (5, 10, 18, 26, 34)
+RADII = (5, 10, 18, 26, 34, 40)
 
 # 1BXR is D2 up to small differences: the rotations by 180 degrees under which its intensity
 # correlates with itself by 0.94 to 0.97 on radii 3 to 30, about these axes of the data set.
@@ -66,19 +69,20 @@ def at(radius: np.ndarray, curve: np.ndarray, r: float) -> float | None:
     return round(value, 4) if np.isfinite(value) else None
 
 
-def reconstruct(name: str, threads: int, seed: int, control: bool) -> dict:
+def reconstruct(name: str, threads: int, control: bool, **options: object) -> dict:
     folder = DATA / name
     detector = sp.Detector.load(folder / "detector.h5")
     frames = sp.Frames.open(folder / "photons.h5").load()
     if control:
-        frames = shuffled(frames, detector, seed)
+        frames = shuffled(frames, detector, int(options["seed"]))
     start = time.perf_counter()
-    result = sp.emc.reconstruct(frames, detector, sp.emc.Config(seed=seed), threads=threads)
+    result = sp.emc.reconstruct(frames, detector, sp.emc.Config(**options), threads=threads)
     seconds = time.perf_counter() - start
     with h5py.File(folder / "true_intensity.h5") as file:
         truth = centred(file["intens"][()], len(result.intensity))
-    _, aligned, _ = sp.metrics.align_volumes(result.intensity, truth)
+    turn, aligned, _ = sp.metrics.align_volumes(result.intensity, truth)
     radius, cc = sp.metrics.shell_cc(aligned, truth)
+    _, rough = sp.metrics.shell_cc(sp.metrics.rotate_volume(result.merged, turn), truth)
     half = result.half_sets
     row = {
         "iterations": len(result.history["iteration"]),
@@ -87,6 +91,7 @@ def reconstruct(name: str, threads: int, seed: int, control: bool) -> dict:
         "mutual_information": float(result.history["mutual_information"][-1]),
         "log_likelihood": float(result.history["log_likelihood"][-1]),
         "shell_cc": {r: at(radius, cc, r) for r in RADII},
+        "shell_cc_before_smoothing": {r: at(radius, rough, r) for r in RADII},
         "half_set_cc": {r: at(half["radius"], half["shell_cc"], r) for r in RADII},
     }
     if name == "sim_1bxr":
@@ -123,8 +128,40 @@ def true_poses() -> dict:
     merged = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
     with h5py.File(folder / "true_intensity.h5") as file:
         truth = centred(file["intens"][()], size)
-    radius, cc = sp.metrics.shell_cc(merged.astype(np.float32), truth, weight=sums[1])
-    return {"shell_cc": {r: at(radius, cc, r) for r in RADII}}
+    merged, weight = merged.astype(np.float32), sums[1].astype(np.float32)
+    radius, cc = sp.metrics.shell_cc(merged, truth, weight=weight)
+    smoothed = sp.emc.smooth(
+        merged, weight, 57 / 2 / 131
+    )  # autocorrelation of the truth: 57 of 131
+    _, smooth_cc = sp.metrics.shell_cc(smoothed, truth)
+    return {
+        "shell_cc": {r: at(radius, cc, r) for r in RADII},
+        "shell_cc_smoothed": {r: at(radius, smooth_cc, r) for r in RADII},
+    }
+
+
+def exhaustive_search(num_div: int, threads: int) -> dict:
+    """Pose error of exact pixels against all rotations of a grid in the true volume: the floor."""
+    folder = DATA / "sim_1bxr"
+    detector = sp.Detector.load(folder / "detector.h5")
+    frames = sp.Frames.open(folder / "photons.h5").load()
+    with h5py.File(folder / "true_intensity.h5") as file:
+        truth = centred(file["intens"][()], detector.size)
+    with h5py.File(folder / "photons_truth.h5") as file:
+        poses = file["quaternions_wxyz"][()]
+    config = sp.emc.Config(
+        engine="pixel", num_div=num_div, multiresolution=False, beta=1.0, iterations=1, smooth=False
+    )
+    start_model = np.maximum(truth, truth.max() * 1e-9)
+    result = sp.emc.reconstruct(
+        frames,
+        detector,
+        dataclasses.replace(config, refine=0, half_sets=False),
+        start_model=start_model,
+        threads=threads,
+    )
+    errors, _ = sp.metrics.pose_error(result.orientation, poses, group=pseudo_d2())
+    return {"num_div": num_div, "median_pose_error_deg": float(np.median(errors))}
 
 
 def main() -> None:
@@ -134,15 +171,19 @@ def main() -> None:
     parser.add_argument("--machine", default=platform.node() or "unknown")
     args = parser.parse_args()
     jobs = {
-        "sim_1bxr": ("sim_1bxr", False),
-        "sim_1bxr_shuffled": ("sim_1bxr", True),
-        "sim_4bed": ("sim_4bed", False),
+        "sim_4bed": ("sim_4bed", False, {}),
+        "sim_1bxr": ("sim_1bxr", False, {}),
+        "sim_1bxr_shuffled": ("sim_1bxr", True, {}),
+        "sim_1bxr_polar_num_div_6": ("sim_1bxr", False, {"num_div": 6}),
+        "sim_1bxr_pixel_num_div_6": ("sim_1bxr", False, {"num_div": 6, "engine": "pixel"}),
     }
     table: dict = {"machine": args.machine, "threads": args.threads, "seed": args.seed}
-    table["sim_1bxr_true_poses"] = true_poses()
-    for label, (name, control) in jobs.items():
-        table[label] = reconstruct(name, args.threads, args.seed, control)
+    for label, (name, control, options) in jobs.items():
+        table[label] = reconstruct(name, args.threads, control, seed=args.seed, **options)
         print(label, json.dumps(table[label]), flush=True)
+    table["sim_1bxr_true_poses"] = true_poses()
+    # 73.5 / 11 degrees: the spacing of the polar engine's default grid
+    table["sim_1bxr_exhaustive_search"] = exhaustive_search(11, args.threads)
     path = ROOT / "bench" / "results" / f"main_job_{args.machine}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(table, indent=2) + "\n")

@@ -81,7 +81,7 @@ def smooth(
     On 2,000 merged frames of sim_1bxr with true poses the correlation with the truth (shell mean
     removed) at radii 18/26/34/40 rises from .90/.70/.51/.29 to .92/.80/.76/.57.
 
-    Cost: 21 transforms of the observed cube each way. Memory: ten volumes.
+    Cost: 21 transforms of the observed cube each way, 3 s at N = 133 on two cores. Memory: ten volumes.
     Source of the model: Goodman, Speckle Phenomena in Optics (2007).
     """
     intensity, weight = _checked(intensity, weight)
@@ -207,8 +207,11 @@ def _solve(
     found = np.zeros(band.root.shape, np.complex64)
     for _ in range(ROUNDS):
         weight = np.minimum(expected / np.maximum(1.0 + field, 2 * DARKEST), MOST)
+        # The diagonal of the equations: the prior's 1 and what the photons say of each order.
+        diagonal = 1.0 + band.root**2 * np.float32(weight.sum(dtype=np.float64) / band.edge**3)
         residual = band.to_coefficients(weight * (relative - field)) - found
-        step, power = residual.copy(), band.dot(residual, residual)
+        step = residual / diagonal
+        power = band.dot(residual, step)
         for _ in range(STEPS):
             change = band.to_field(step)
             image = step + band.to_coefficients(weight * change)
@@ -216,6 +219,7 @@ def _solve(
             found += length * step
             field += length * change
             residual -= length * image
-            last, power = power, band.dot(residual, residual)
-            step = residual + np.float32(power / last) * step
+            scaled = residual / diagonal
+            last, power = power, band.dot(residual, scaled)
+            step = scaled + np.float32(power / last) * step
     return field
