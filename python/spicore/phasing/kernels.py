@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from .. import _validate, reference
+from .. import _core, _validate
 from .._dispatch import n_threads
 from ..errors import InputError
+from .layout import SpectrumLayout
 from .schedule import ALGORITHMS
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -39,6 +41,7 @@ class Measured:
     mask: NDArray | None = None
     limit: NDArray | None = None
     real: bool = True
+    _spectra: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         a = self.amplitude
@@ -65,6 +68,26 @@ class Measured:
         """Voxels along each axis."""
         return self.amplitude.shape
 
+    def spectrum(self, dtype: DTypeLike) -> tuple[SpectrumLayout, NDArray, float]:
+        """Return the kernel's layout, its target and the sum of the amplitude; made once.
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64, the precision of the iterations.
+        """
+        layout = SpectrumLayout.of(self.shape, self.real, dtype)
+        key = layout.lanes, np.dtype(dtype)
+        if key not in self._spectra:
+            amplitude = self.amplitude.astype(dtype)
+            missing = ~self.measured
+            limit = np.inf if self.limit is None else np.asarray(self.limit)[missing]
+            amplitude[missing] = -limit
+            kept = np.maximum(amplitude[..., : layout.half], 0)
+            total = float((kept.reshape(-1, layout.half).sum(0, np.float64) * layout.weight).sum())
+            self._spectra[key] = layout, layout.to_blocks(amplitude, -np.inf), total
+        return self._spectra[key]
+
     @property
     def measured(self) -> NDArray[np.bool_]:
         """Where the modulus is enforced, bool [*shape]."""
@@ -88,8 +111,8 @@ class Seeds:
     support : uint8 or bool [S, *shape] or [1, *shape]
         Where an object may be; one for all starts, or one each.
     background : float [S, *shape] or None
-        Amplitude >= 0 of an incoherent background, laid out as the measured amplitude, of the
-        precision of x.
+        Amplitude of an incoherent background, >= 0 at the start, laid out as the measured
+        amplitude, of the precision of x. As x, an iterate may leave its constraints.
     """
 
     x: NDArray
@@ -175,29 +198,73 @@ def iterate(
     n = _count("n", n)
     beta = _beta(algorithm, beta)
     bounds = _phase_bounds(measured, positive, phase_bounds)
-    n_threads(threads)
     check(measured, seeds)
-    errors = np.empty((len(seeds.x), n))
-    for s, x in enumerate(seeds.x):
-        background = None if seeds.background is None else seeds.background[s]
-        result = reference.phase(
-            x,
-            measured.amplitude,
-            seeds.support[s % len(seeds.support)] != 0,
-            algorithm,
-            n,
-            mask=measured.mask,
-            limit=measured.limit,
-            background=background,
-            beta=beta,
-            positive=positive,
-            phase_bounds=bounds,
-        )
-        x[...] = result[0]
-        if background is not None:
-            background[...] = result[1]
-        errors[s] = result[2]
+    n_starts, dtype = len(seeds.x), seeds.x.real.dtype
+    errors = np.empty((n_starts, n))
+    if not n_starts:
+        return errors
+    layout, target, total = measured.spectrum(dtype)
+    background = None if seeds.background is None else _background(seeds, layout)
+    n_shells = 0 if background is None else len(background[2]) - 1
+    workers = n_threads(threads)
+    sizes = _core.phase_sizes(layout.grid, dtype == np.float64, n_starts, n_shells, workers)
+    grid = layout.grid[:3]
+    _core.phase(
+        layout.grid,
+        seeds.x.reshape(n_starts, *grid),
+        seeds.support.view(np.uint8).reshape(-1, *grid),
+        target,
+        total,
+        background,
+        _rounds(algorithm, beta),
+        positive,
+        bounds,
+        np.empty(sizes[3], dtype),
+        np.empty((workers, sizes[4])),
+        errors,
+        workers,
+    )
+    if background is not None:
+        seeds.background[...] = layout.from_blocks(background[0])
     return errors
+
+
+def _rounds(algorithm: str, beta: float) -> list:
+    """Return the rounds of an iteration, as cpp/include/spicore/phase.hpp defines them."""
+    if algorithm == "DM" and beta != 1:
+        f, g = 1 / beta, 1 - 1 / beta  # R_S'
+        inner = -1 / beta, 1 + 1 / beta  # R_M'
+        return [
+            ((1, 0, beta, *inner, f, g), True, (1, 0, 1, 0, 0, 0, *inner, 0), False),
+            ((1, -beta, 0, 0, 0, 0, 0), False, (f, g, 1, 0, -beta, beta, 0, 0, 0), False),
+        ]
+    a, b, c, d, e = {
+        "ER": (0, 0, 1, 0, 1),
+        "SF": (0, -1, 2, 0, 1),
+        "HIO": (1, -beta, beta, -1 / (beta or 1), 1 + 1 / (beta or 1)),
+        "HPR": (1, -beta, 1, -1, 1 + beta),
+        "RAAR": (beta, 1 - 2 * beta, beta, -1, 2),
+        "ASR": (1, -1, 1, -1, 2),
+        "DM": (1, -1, 1, -1, 2),
+        "RRR": (1, -beta, beta, -1, 2),
+        "DRAP": (beta, -beta, 1, -beta, 1 + beta),
+    }[algorithm]
+    return [((a, b, c, d, e, 0, 0), False, (1, 1, 0, a, b, 0, d, e, c), True)]
+
+
+@lru_cache(maxsize=4)
+def _shells(layout: SpectrumLayout) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the shell of each frequency in blocks, and 1 / frequencies of each shell and 0."""
+    shape = layout.shape
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij", sparse=True)
+    shell = np.rint(max(shape) * np.sqrt(sum(f**2 for f in axes))).astype(np.int32)
+    n = np.bincount(shell.ravel())
+    weight = np.append(1 / np.maximum(n, 1), 0.0)
+    return layout.to_blocks(shell, len(n)), weight
+
+
+def _background(seeds: Seeds, layout: SpectrumLayout) -> tuple:
+    return layout.to_blocks(seeds.background, 0), *_shells(layout)
 
 
 def estimate(
@@ -266,7 +333,6 @@ def _check_background(seeds: Seeds) -> None:
     ):
         raise InputError(f"background must be {dtype} {wanted}, got {_described(background)}")
     _batch("background", background, str(dtype), wanted, writeable=True)
-    _all(background >= 0, "background", "at least 0")
     _all(np.isfinite(background), "background", "finite")
 
 

@@ -6,20 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def phase_coefficients(algorithm: str, beta: float) -> tuple[float, float, float, float, float]:
-    """Return (a, b, c, d, e) of ``x := a x + b P_M x + c P_S(d x + e P_M x)``."""
-    return {
-        "ER": (0, 0, 1, 0, 1),
-        "SF": (0, -1, 2, 0, 1),
-        "HIO": (1, -beta, beta, -1 / beta, 1 + 1 / beta),
-        "HPR": (1, -beta, 1, -1, 1 + beta),
-        "RAAR": (beta, 1 - 2 * beta, beta, -1, 2),
-        "ASR": (1, -1, 1, -1, 2),
-        "RRR": (1, -beta, beta, -1, 2),
-        "DRAP": (beta, -beta, 1, -beta, 1 + beta),
-    }[algorithm]
-
-
 def phase_shells(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return each frequency's radius in steps of the longest axis, rounded (int [*shape])."""
     axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
@@ -43,8 +29,8 @@ def phase(
     """Return x, background and R factors [n] after n iterations; a real x has a half spectrum.
 
     The iterate is the pair (x, B), and so is what the projections act on. P_M: modulus of the
-    measured frequencies, an upper limit of the others. P_S: x to its support and range, B to
-    its shell average.
+    measured frequencies, sqrt(|F|^2 + B^2), and an upper limit of it at the others. P_S: x to
+    its support and range, B to its shell average.
     """
     real = not np.iscomplexobj(x)
     half = (..., slice(x.shape[-1] // 2 + 1 if real else None))
@@ -69,7 +55,7 @@ def phase(
         scale = np.where(measured, a / safe, np.minimum(bound / safe, 1))
         f = np.where(measured & (length == 0), a, f * scale)  # no phase: take 0
         inverse = np.fft.irfftn(f, x.shape, range(x.ndim)) if real else np.fft.ifftn(f)
-        return inverse, b * np.where(measured, scale, 1)
+        return inverse, b * scale
 
     def project_object(x, b):
         x = np.where(support, x, 0)
@@ -91,20 +77,36 @@ def phase(
         use = weight * measured
         return (use * np.abs(length - a)).sum() / (use * a).sum()
 
+    def update(s, m):
+        """Return the next state from s and m = P_M s; r is R_M s."""
+        r = combined((2, m), (-1, s))
+        if algorithm == "ER":
+            return project_object(*m)
+        if algorithm == "SF":
+            return combined((2, project_object(*m)), (-1, m))
+        if algorithm == "HIO":
+            inner = project_object(*combined((1 + 1 / beta, m), (-1 / beta, s)))
+            return combined((1, s), (beta, inner), (-beta, m))
+        if algorithm == "HPR":
+            t = combined((1, r), (beta - 1, m))
+            return combined((1, project_object(*t)), (-0.5, t), (0.5, s), ((1 - beta) / 2, m))
+        if algorithm in ("ASR", "RAAR"):  # beta/2 (R_S R_M + 1) + (1 - beta) P_M
+            b = 1 if algorithm == "ASR" else beta
+            return combined((b, project_object(*r)), (-b / 2, r), (b / 2, s), (1 - b, m))
+        if algorithm == "RRR":
+            return combined((1, s), (beta, project_object(*r)), (-beta, m))
+        if algorithm == "DRAP":
+            inner = project_object(*combined((1 + beta, m), (-beta, s)))
+            return combined((1, inner), (-beta, m), (beta, s))
+        # DM of Elser: gamma_M = 1 / beta, gamma_S = -1 / beta
+        first = project_object(*combined((1 + 1 / beta, m), (-1 / beta, s)))
+        second = combined((1 - 1 / beta, project_object(*s)), (1 / beta, s))
+        return combined((1, s), (beta, first), (-beta, project_modulus(*second)))
+
     errors = np.empty(n)
     for i in range(n):
-        state = x, b
-        errors[i] = r_factor(*state)
-        modulus = project_modulus(*state)
-        if algorithm == "DM":  # Elser: gamma_M = 1 / beta, gamma_S = -1 / beta
-            first = project_object(*combined((1 + 1 / beta, modulus), (-1 / beta, state)))
-            inside = project_object(*state)
-            second = project_modulus(*combined((1 - 1 / beta, inside), (1 / beta, state)))
-            x, b = combined((1, state), (beta, first), (-beta, second))
-        else:
-            ca, cb, cc, cd, ce = phase_coefficients(algorithm, beta)
-            inner = project_object(*combined((cd, state), (ce, modulus)))
-            x, b = combined((ca, state), (cb, modulus), (cc, inner))
+        errors[i] = r_factor(x, b)
+        x, b = update((x, b), project_modulus(x, b))
     if no_background:
         return x, None, errors
     full = np.empty(x.shape)
