@@ -277,6 +277,14 @@ double pass_lines(const Worker<T> &worker, const BackgroundRound &round,
   return error;
 }
 
+template <class T, bool with_background>
+double pass_blocks(const Worker<T> &worker, const BackgroundRound &round,
+                   std::int64_t first, std::int64_t last, std::int64_t chunk) {
+  return worker.job.grid.n0 == 1
+             ? pass_flat<T, with_background>(worker, round, first, last, chunk)
+             : pass_lines<T, with_background>(worker, round, first, last, chunk);
+}
+
 template <class T> void pass_a(const Worker<T> &worker, const BackgroundRound &round) {
   const PhaseGrid &grid = worker.job.grid;
   const std::int64_t n_chunks = phase_chunks(grid);
@@ -290,10 +298,9 @@ template <class T> void pass_a(const Worker<T> &worker, const BackgroundRound &r
       double *of_chunk = worker.shell_sums(c);
       std::fill(of_chunk, of_chunk + 2 * worker.shells(), 0.0);
     }
-    const auto pass =
-        grid.n0 == 1 ? (with_background ? pass_flat<T, true> : pass_flat<T, false>)
-                     : (with_background ? pass_lines<T, true> : pass_lines<T, false>);
-    worker.errors()[c] = pass(worker, round, first, last, c);
+    worker.errors()[c] = with_background
+                             ? pass_blocks<T, true>(worker, round, first, last, c)
+                             : pass_blocks<T, false>(worker, round, first, last, c);
   });
 }
 
