@@ -1,6 +1,6 @@
 """One iteration of HIO, beside the same as a loop of NumPy around a library's transforms.
 
-    python bench/bench_phase.py [--threads 2] [--machine NAME] [--rounds 5] [CASE ...]
+    python bench/bench_phase.py [--threads 2] [--machine NAME] [--rounds 15] [CASE ...]
 
 Every contender does the same starts, in turn, `--rounds` times; the table has the best time per
 iteration of the batch and what spicore gains. mkl_fft takes part where it is installed.
@@ -33,7 +33,7 @@ from spicore.phasing import Measured, Seeds, iterate
 ROOT = Path(__file__).resolve().parents[1]
 BETA = 0.9
 COPIED = 256 << 20  # bytes, larger than any cache
-SECONDS = 0.5  # about what one timing takes
+SECONDS = 0.15  # about what one timing takes: short enough to fall between other work
 CASES = {
     "64^3": ((64, 64, 64), 1),
     "128^3": ((128, 128, 128), 1),
@@ -167,7 +167,7 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--machine", default=platform.node() or "unknown")
     args = parser.parse_args()
     if unknown := set(args.cases) - set(CASES):

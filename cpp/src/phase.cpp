@@ -164,9 +164,9 @@ private:
   T value_[V];
 };
 
-// P_M on n vectors of the spectrum, exchanged on the way out, blocks at, at + step, ...
-// of target. Returns sum weight
-// ||F| - A| over what is measured. weight: frequencies that a lane stands for.
+// P_M on n vectors of the spectrum, exchanged on the way out; blocks at, at + step, ...
+// of target. Returns sum weight ||F| - A| over what is measured. weight: frequencies that
+// a lane stands for.
 template <class T, bool with_background>
 double project_modulus(const Worker<T> &worker, const BackgroundRound &round,
                        const Line<T> &data, std::int64_t at, std::int64_t step,
@@ -449,7 +449,6 @@ SPICORE_INLINE void update_vector(const Update<T> &u, const std::uint8_t *suppor
     return;
   }
   const auto inside = widened<T>(support) != 0;
-
   typename R::Value y;
   if constexpr (step == Step::simple) {
     y = sum(u.b, p, u.c * u.e, u.project(p, inside));
@@ -497,8 +496,8 @@ template <class T> struct Rows {
   int n;
 };
 
-// A block of V voxels of V rows, the lanes of `line`, through the update: rows number r0
-// and on of a batch.
+// V voxels, from i2 on, of V rows, from number r0 on, through the update; in and out one
+// vector per voxel.
 template <class T, bool real, Step step>
 SPICORE_INLINE void update_block(const Worker<T> &worker, const Update<T> &u,
                                  const Rows<T> &rows, int r0, std::int64_t i2,
@@ -586,8 +585,8 @@ SPICORE_INLINE void set_block(const Worker<T> &worker, const Rows<T> &rows, int 
   }
 }
 
-// Exchanged spectra of rows to the exchanged line whose inverse is, for real rows, u + i
-// v, u the first V and v the others. Frequency 0 of an even length has n2 / 2 as its
+// Spectra of rows to a line, both exchanged, whose inverse is u + i v for real rows: u
+// the first V of them, v the others. Frequency 0 of an even length has n2 / 2 as its
 // imaginary part.
 template <class T, bool real>
 void spectra_to_line(const Worker<T> &worker, const Rows<T> &rows, const Line<T> &line) {
@@ -761,7 +760,6 @@ template <class T, bool real, Step step>
 void pass_b(const Worker<T> &worker, const PhaseRound &round, bool final) {
   const Update<T> u(worker.job.task, round);
   const std::int64_t together = worker.job.planes_together(), n0 = worker.job.grid.n0;
-
   worker.for_each((n0 + together - 1) / together, [&](std::int64_t i) {
     do_planes<T, real, step>(worker, u, i * together, std::min((i + 1) * together, n0),
                              final);
