@@ -174,6 +174,41 @@ void run_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y) noexce
   }
 }
 
+// Outputs k .. k + n - 1 of any odd radix and their mirror images, from sums and
+// differences of inputs r and R - r.
+template <class T, int n>
+SPICORE_INLINE void general_outputs(const Stage<T> &stage, const Complex<T> &first,
+                                    const Line<T> &sum, const Line<T> &difference, int k,
+                                    const T *twiddles, const Line<T> &to) {
+  const int R = stage.radix;
+  Complex<T> even[n], odd[n];
+  int turn[n];
+  unrolled<n>([&](auto j) {
+    even[j] = first;
+    odd[j] = Complex<T>{};
+    turn[j] = k + j;
+  });
+  for (int r = 0; r < R / 2; ++r) {
+    const Complex<T> a = sum.get(r), b = difference.get(r);
+    unrolled<n>([&](auto j) {
+      const T c = stage.turns[2 * turn[j]], s = stage.turns[2 * turn[j] + 1];
+      even[j].r += a.r * c;
+      even[j].i += a.i * c;
+      odd[j].r += b.r * s;
+      odd[j].i += b.i * s;
+      turn[j] += k + j;
+      turn[j] -= turn[j] >= R ? R : 0;
+    });
+  }
+  unrolled<n>([&](auto j) {
+    const int low = k + j, high = R - low;
+    const Complex<T> a = {even[j].r + odd[j].i, even[j].i - odd[j].r};
+    const Complex<T> b = {even[j].r - odd[j].i, even[j].i + odd[j].r};
+    to.set(stage.s * low, turned(a, twiddles + 2 * (low - 1)));
+    to.set(stage.s * high, turned(b, twiddles + 2 * (high - 1)));
+  });
+}
+
 // Any odd radix. scratch [2 radix] vectors.
 template <class T>
 void run_general_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y,
@@ -195,24 +230,12 @@ void run_general_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y
         total.i += a.i + b.i;
       }
       to.set(0, total);
-      for (int k = 1; k <= h; ++k) {
-        Complex<T> even = first, odd = {};
-        for (int r = 1, turn = k; r <= h; ++r) {
-          const T c = stage.turns[2 * turn], s = stage.turns[2 * turn + 1];
-          const Complex<T> a = sum.get(r - 1), b = difference.get(r - 1);
-          even.r += a.r * c;
-          even.i += a.i * c;
-          odd.r += b.r * s;
-          odd.i += b.i * s;
-          turn += k;
-          turn -= turn >= R ? R : 0;
-        }
-        const T *twiddles = stage.twiddles + p * 2 * (R - 1) - 2;
-        to.set(stage.s * k,
-               turned<T>({even.r + odd.i, even.i - odd.r}, twiddles + 2 * k));
-        to.set(stage.s * (R - k),
-               turned<T>({even.r - odd.i, even.i + odd.r}, twiddles + 2 * (R - k)));
-      }
+      const T *twiddles = stage.twiddles + p * 2 * (R - 1);
+      int k = 1; // three at a time share their loads, and fill 16 registers
+      for (; k + 2 <= h; k += 3)
+        general_outputs<T, 3>(stage, first, sum, difference, k, twiddles, to);
+      for (; k <= h; ++k)
+        general_outputs<T, 1>(stage, first, sum, difference, k, twiddles, to);
     }
 }
 
