@@ -64,4 +64,5 @@ PYBIND11_MODULE(_core, m) {
   spicore::bindings::add_polar_views(m);
   spicore::bindings::add_correlate(m);
   spicore::bindings::add_accumulate(m);
+  spicore::bindings::add_phase(m);
 }

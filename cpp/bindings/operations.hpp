@@ -58,5 +58,6 @@ void add_polar_frames(pybind11::module_ &m); // polar_frames.cpp
 void add_polar_views(pybind11::module_ &m);  // polar_views.cpp
 void add_correlate(pybind11::module_ &m);    // correlate.cpp
 void add_accumulate(pybind11::module_ &m);   // accumulate.cpp
+void add_phase(pybind11::module_ &m);        // phase.cpp
 
 } // namespace spicore::bindings

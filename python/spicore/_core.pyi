@@ -11,6 +11,9 @@ _F8: TypeAlias = NDArray[np.float64]
 _I8: TypeAlias = NDArray[np.int64]
 _Photons: TypeAlias = tuple[_I8, _I8, NDArray[np.uint32], NDArray[np.uint16]]
 
+_Grid: TypeAlias = tuple[int, int, int, bool]
+_Round: TypeAlias = tuple[tuple[float, ...], bool, tuple[float, ...], bool]
+
 _Orders: TypeAlias = tuple[int, int, NDArray[np.int32], _I8]
 _Terms: TypeAlias = tuple[_I8, NDArray[np.uint32], NDArray[np.uint32], _F4]
 _Task: TypeAlias = tuple[_F4, _F4, _F4, _F4 | None, _F4, _F4, _F4]
@@ -200,6 +203,25 @@ def accumulate(
     work: _F4,
     tomograms: _F4,
     exposures: _F8,
+    threads: int,
+    /,
+) -> None: ...
+def phase_sizes(
+    grid: _Grid, is_double: bool, n_seeds: int, n_shells: int, threads: int, /
+) -> tuple[int, int, int, int, int]: ...
+def phase(
+    grid: _Grid,
+    x: NDArray,
+    support: NDArray[np.uint8],
+    target: NDArray,
+    total: float,
+    background: tuple[NDArray, NDArray[np.int32], _F8] | None,
+    rounds: list[_Round],
+    positive: bool,
+    phase_bounds: tuple[float, float] | None,
+    work: NDArray,
+    sums: _F8,
+    errors: _F8,
     threads: int,
     /,
 ) -> None: ...

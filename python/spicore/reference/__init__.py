@@ -7,6 +7,7 @@ from .ewald_merge import ewald_merge
 from .ewald_slice import ewald_slice, trilinear
 from .expand import expand
 from .maximize import maximize, maximize_background
+from .phase import phase, phase_shells
 from .polar_frames import polar_frames
 from .polar_views import polar_views
 from .posterior import posterior
@@ -21,6 +22,8 @@ __all__ = [
     "expand",
     "maximize",
     "maximize_background",
+    "phase",
+    "phase_shells",
     "polar_frames",
     "polar_views",
     "posterior",

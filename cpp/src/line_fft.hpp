@@ -1,0 +1,410 @@
+// Fourier transforms of any length, one vector of lines side by side. Only for files in
+// src/.
+//
+//   y[k] = sum_j x[j] exp(-2 pi i j k / n), not normalised
+//
+// Elements are a vector of real and one of imaginary parts, at any stride. The inverse is
+// the same with real and imaginary parts exchanged in x and in y. Stockham's stages
+// (natural order without bit reversal), radices 2, 3, 4, 5, 7, 8 and, at n^2 cost, larger
+// primes.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "angular_fft.hpp"
+
+namespace spicore::cpu::SPICORE_SIMD {
+namespace {
+
+template <class T> struct Native;
+template <> struct Native<float> {
+  typedef float type __attribute__((vector_size(4 * kNative)));
+  typedef std::int32_t mask __attribute__((vector_size(4 * kNative)));
+  using integer = std::int32_t;
+};
+template <> struct Native<double> {
+  typedef double type __attribute__((vector_size(4 * kNative)));
+  typedef std::int64_t mask __attribute__((vector_size(4 * kNative)));
+  using integer = std::int64_t;
+};
+template <class T> using Vector = typename Native<T>::type;
+template <class T> constexpr int lanes_of = int(sizeof(Vector<T>) / sizeof(T));
+
+template <class T> SPICORE_INLINE Vector<T> load(const T *p) {
+  Vector<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T> SPICORE_INLINE void store(T *p, const Vector<T> &v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <class T> struct Complex {
+  Vector<T> r, i;
+};
+
+// --- butterflies: a[k] := sum_r a[r] exp(-2 pi i r k / R)
+
+// Odd R, in pairs r and R - r.
+template <class T, int R> struct Butterfly {
+  static_assert(R % 2 == 1);
+  static SPICORE_INLINE void run(Complex<T> *a) {
+    constexpr int h = R / 2;
+    Complex<T> sum[h], difference[h];
+    const Complex<T> first = a[0];
+    unrolled<h>([&](auto j) {
+      const Complex<T> p = a[j + 1], q = a[R - 1 - j];
+      sum[j] = {p.r + q.r, p.i + q.i};
+      difference[j] = {p.r - q.r, p.i - q.i};
+      a[0].r += sum[j].r;
+      a[0].i += sum[j].i;
+    });
+    unrolled<h>([&](auto l) {
+      constexpr int k = l + 1;
+      Complex<T> even = first, odd = {};
+      unrolled<h>([&](auto j) {
+        constexpr T c = T(turn_cosine((j + 1) * k, R)), s = T(turn_sine((j + 1) * k, R));
+        even.r += sum[j].r * c;
+        even.i += sum[j].i * c;
+        odd.r += difference[j].r * s;
+        odd.i += difference[j].i * s;
+      });
+      a[k] = {even.r + odd.i, even.i - odd.r};
+      a[R - k] = {even.r - odd.i, even.i + odd.r};
+    });
+  }
+};
+
+template <class T> struct Butterfly<T, 2> {
+  static SPICORE_INLINE void run(Complex<T> *a) {
+    const Complex<T> p = a[0], q = a[1];
+    a[0] = {p.r + q.r, p.i + q.i};
+    a[1] = {p.r - q.r, p.i - q.i};
+  }
+};
+
+template <class T> struct Butterfly<T, 4> {
+  static SPICORE_INLINE void run(Complex<T> *a) {
+    const Complex<T> p = {a[0].r + a[2].r, a[0].i + a[2].i};
+    const Complex<T> q = {a[0].r - a[2].r, a[0].i - a[2].i};
+    const Complex<T> r = {a[1].r + a[3].r, a[1].i + a[3].i};
+    const Complex<T> s = {a[1].r - a[3].r, a[1].i - a[3].i};
+    a[0] = {p.r + r.r, p.i + r.i};
+    a[1] = {q.r + s.i, q.i - s.r};
+    a[2] = {p.r - r.r, p.i - r.i};
+    a[3] = {q.r - s.i, q.i + s.r};
+  }
+};
+
+template <class T> struct Butterfly<T, 8> {
+  static SPICORE_INLINE void run(Complex<T> *a) {
+    constexpr T c = T(turn_cosine(1, 8));
+    Complex<T> even[4] = {a[0], a[2], a[4], a[6]}, odd[4] = {a[1], a[3], a[5], a[7]};
+    Butterfly<T, 4>::run(even);
+    Butterfly<T, 4>::run(odd);
+    odd[1] = {(odd[1].r + odd[1].i) * c, (odd[1].i - odd[1].r) * c};
+    odd[2] = {odd[2].i, -odd[2].r};
+    odd[3] = {(odd[3].i - odd[3].r) * c, -(odd[3].r + odd[3].i) * c};
+    unrolled<4>([&](auto k) {
+      a[k] = {even[k].r + odd[k].r, even[k].i + odd[k].i};
+      a[k + 4] = {even[k].r - odd[k].r, even[k].i - odd[k].i};
+    });
+  }
+};
+
+// --- stages
+
+// Of `s` interleaved transforms of length radix * m each.
+template <class T> struct Stage {
+  int radix;
+  std::int64_t m, s;
+  const T *twiddles; // [m][radix - 1][2], exp(-2 pi i p k / (radix m))
+  const T *turns;    // [radix][2] cos, sin(2 pi r / radix); only of a general radix
+};
+
+template <class T> SPICORE_INLINE Complex<T> get(const T *p) {
+  return {load<T>(p), load<T>(p + lanes_of<T>)};
+}
+template <class T> SPICORE_INLINE void set(T *p, const Complex<T> &v) {
+  store<T>(p, v.r);
+  store<T>(p + lanes_of<T>, v.i);
+}
+
+// Where the elements of a line are, `step` values apart.
+template <class T> struct Line {
+  T *p;
+  std::int64_t step;
+
+  SPICORE_INLINE Line at(std::int64_t j) const { return {p + j * step, step}; }
+  SPICORE_INLINE Complex<T> get(std::int64_t j) const {
+    return SPICORE_SIMD::get<T>(p + j * step);
+  }
+  SPICORE_INLINE void set(std::int64_t j, const Complex<T> &v) const {
+    SPICORE_SIMD::set<T>(p + j * step, v);
+  }
+};
+
+template <class T> SPICORE_INLINE Complex<T> turned(const Complex<T> &a, const T *by) {
+  return {a.r * by[0] - a.i * by[1], a.r * by[1] + a.i * by[0]};
+}
+
+template <class T, int R, bool last>
+void run_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y) noexcept {
+  const std::int64_t from_step = stage.s * stage.m * x.step, to_step = stage.s * y.step;
+  const T *from = x.p, *twiddles = stage.twiddles;
+  T *to = y.p;
+  for (std::int64_t p = 0; p < stage.m; ++p) {
+    for (std::int64_t q = 0; q < stage.s; ++q) {
+      Complex<T> a[R];
+      unrolled<R>([&](auto r) { a[r] = get<T>(from + r * from_step); });
+      Butterfly<T, R>::run(a);
+      unrolled<R>([&](auto k) {
+        if constexpr (last || k == 0)
+          set<T>(to + k * to_step, a[k]);
+        else
+          set<T>(to + k * to_step, turned(a[k], twiddles + 2 * (k - 1)));
+      });
+      from += x.step;
+      to += y.step;
+    }
+    to += (R - 1) * to_step;
+    twiddles += 2 * (R - 1);
+  }
+}
+
+// Outputs k .. k + n - 1 of any odd radix and their mirror images, from sums and
+// differences of inputs r and R - r.
+template <class T, int n>
+SPICORE_INLINE void general_outputs(const Stage<T> &stage, const Complex<T> &first,
+                                    const Line<T> &sum, const Line<T> &difference, int k,
+                                    const T *twiddles, const Line<T> &to) {
+  const int R = stage.radix;
+  Complex<T> even[n], odd[n];
+  int turn[n];
+  unrolled<n>([&](auto j) {
+    even[j] = first;
+    odd[j] = Complex<T>{};
+    turn[j] = k + j;
+  });
+  for (int r = 0; r < R / 2; ++r) {
+    const Complex<T> a = sum.get(r), b = difference.get(r);
+    unrolled<n>([&](auto j) {
+      const T c = stage.turns[2 * turn[j]], s = stage.turns[2 * turn[j] + 1];
+      even[j].r += a.r * c;
+      even[j].i += a.i * c;
+      odd[j].r += b.r * s;
+      odd[j].i += b.i * s;
+      turn[j] += k + j;
+      turn[j] -= turn[j] >= R ? R : 0;
+    });
+  }
+  unrolled<n>([&](auto j) {
+    const int low = k + j, high = R - low;
+    const Complex<T> a = {even[j].r + odd[j].i, even[j].i - odd[j].r};
+    const Complex<T> b = {even[j].r - odd[j].i, even[j].i + odd[j].r};
+    to.set(stage.s * low, turned(a, twiddles + 2 * (low - 1)));
+    to.set(stage.s * high, turned(b, twiddles + 2 * (high - 1)));
+  });
+}
+
+// Any odd radix. scratch [2 radix] vectors.
+template <class T>
+void run_general_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y,
+                       T *scratch) noexcept {
+  constexpr int V = lanes_of<T>;
+  const int R = stage.radix, h = R / 2;
+  const Line<T> sum = {scratch, 4 * V}, difference = {scratch + 2 * V, 4 * V};
+  for (std::int64_t p = 0; p < stage.m; ++p)
+    for (std::int64_t q = 0; q < stage.s; ++q) {
+      const Line<T> from = x.at(q + stage.s * p), to = y.at(q + stage.s * R * p);
+      const Complex<T> first = from.get(0);
+      Complex<T> total = first;
+      for (int r = 1; r <= h; ++r) {
+        const Complex<T> a = from.get(stage.s * stage.m * r);
+        const Complex<T> b = from.get(stage.s * stage.m * (R - r));
+        sum.set(r - 1, {a.r + b.r, a.i + b.i});
+        difference.set(r - 1, {a.r - b.r, a.i - b.i});
+        total.r += a.r + b.r;
+        total.i += a.i + b.i;
+      }
+      to.set(0, total);
+      const T *twiddles = stage.twiddles + p * 2 * (R - 1);
+      int k = 1; // three at a time share their loads, and fill 16 registers
+      for (; k + 2 <= h; k += 3)
+        general_outputs<T, 3>(stage, first, sum, difference, k, twiddles, to);
+      for (; k <= h; ++k)
+        general_outputs<T, 1>(stage, first, sum, difference, k, twiddles, to);
+    }
+}
+
+template <class T, int R>
+void run_fixed(const Stage<T> &stage, const Line<T> &x, const Line<T> &y) {
+  stage.m == 1 ? run_stage<T, R, true>(stage, x, y) : run_stage<T, R, false>(stage, x, y);
+}
+
+template <class T>
+void run(const Stage<T> &stage, const Line<T> &x, const Line<T> &y, T *scratch) {
+  switch (stage.radix) {
+  case 2:
+    return run_fixed<T, 2>(stage, x, y);
+  case 3:
+    return run_fixed<T, 3>(stage, x, y);
+  case 4:
+    return run_fixed<T, 4>(stage, x, y);
+  case 5:
+    return run_fixed<T, 5>(stage, x, y);
+  case 7:
+    return run_fixed<T, 7>(stage, x, y);
+  case 8:
+    return run_fixed<T, 8>(stage, x, y);
+  default:
+    return run_general_stage(stage, x, y, scratch);
+  }
+}
+
+// --- plans
+
+// The factor to take first from n, above 1.
+int next_radix(std::int64_t n) {
+  if (n % 8 == 0 && n != 16) // 16 = 4 * 4
+    return 8;
+  for (const int radix : {4, 2, 3, 5, 7})
+    if (n % radix == 0)
+      return radix;
+  for (std::int64_t radix = 11; radix * radix <= n; radix += 2)
+    if (n % radix == 0)
+      return int(radix);
+  return int(n);
+}
+
+constexpr int kMostStages = 32; // of an int's worth of elements
+
+// Values a plan keeps in memory of the caller, and scratch of one transform.
+template <class T> constexpr std::int64_t plan_size(std::int64_t n) { return 6 * n; }
+template <class T> constexpr std::int64_t transform_scratch(std::int64_t n) {
+  return (3 * n + 2) * 2 * lanes_of<T>;
+}
+
+template <class T> struct LinePlan {
+  std::int64_t n = 1;
+  int n_stages = 0;
+  Stage<T> stages[kMostStages];
+
+  LinePlan(std::int64_t length, T *memory) : n(length) {
+    constexpr double turn = 6.283185307179586476925;
+    std::int64_t s = 1;
+    for (std::int64_t rest = n; rest > 1; ++n_stages) {
+      const int radix = next_radix(rest);
+      const std::int64_t m = rest / radix;
+      stages[n_stages] = {radix, m, s, memory, nullptr};
+      for (std::int64_t p = 0; p < m; ++p)
+        for (int k = 1; k < radix; ++k) {
+          const double angle = turn * double(p * k % rest) / double(rest);
+          *memory++ = T(std::cos(angle));
+          *memory++ = T(-std::sin(angle));
+        }
+      if (radix > 8) {
+        stages[n_stages].turns = memory;
+        for (int r = 0; r < radix; ++r) {
+          *memory++ = T(std::cos(turn * r / radix));
+          *memory++ = T(std::sin(turn * r / radix));
+        }
+      }
+      s *= radix;
+      rest = m;
+    }
+  }
+
+  // x and y may be the same line. scratch: transform_scratch(n).
+  void operator()(const Line<T> &x, const Line<T> &y, T *scratch) const {
+    constexpr std::int64_t step = 2 * lanes_of<T>;
+    T *buffers[2] = {scratch, scratch + (n + 1) * step}; // one apart: not 4 kB aliases
+    T *general = scratch + 2 * (n + 1) * step;
+    if (n_stages == 0)
+      y.set(0, x.get(0));
+    Line<T> from = x;
+    for (int i = 0; i < n_stages; ++i) {
+      T *buffer = buffers[i % 2];
+      const Line<T> to = i + 1 < n_stages ? Line<T>{buffer, step} : y;
+      run(stages[i], from, to, general);
+      from = to;
+    }
+  }
+};
+
+// --- square blocks of lanes_of<T> vectors
+
+template <class V, int... lane>
+SPICORE_INLINE V shuffled(const V &a, const V &b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, lane...);
+}
+
+// Lanes of a vector built from two of n lanes; n and above are the second's.
+enum class Pick {
+  low_blocks,  // blocks of h lanes in turn: even blocks of a, those before them of b
+  high_blocks, // odd blocks of a, then of b
+  low_pairs,   // in 16 bytes of floats: a0 b0 a1 b1
+  high_pairs,  // a2 b2 a3 b3
+};
+
+template <int n, int h, Pick pick> constexpr int picked(int l) {
+  const bool second = pick < Pick::low_pairs ? l & h : l & 1;
+  const int from = pick == Pick::low_blocks    ? l & ~h
+                   : pick == Pick::high_blocks ? l | h
+                   : pick == Pick::low_pairs   ? (l & ~3) + (l & 3) / 2
+                                               : (l & ~3) + (l & 3) / 2 + 2;
+  return second ? n + from : from;
+}
+
+template <class V, int h, Pick pick, int... l>
+SPICORE_INLINE V mixed(const V &a, const V &b, std::integer_sequence<int, l...>) {
+  return __builtin_shufflevector(a, b, picked<sizeof...(l), h, pick>(l)...);
+}
+
+template <class T, int h, Pick pick>
+SPICORE_INLINE Vector<T> mixed(const Vector<T> &a, const Vector<T> &b) {
+  return mixed<Vector<T>, h, pick>(a, b, std::make_integer_sequence<int, lanes_of<T>>{});
+}
+
+// Exchanges off-diagonal blocks of h rows and lanes.
+template <class T, int h> SPICORE_INLINE void exchange_blocks(Vector<T> *rows) {
+  unrolled<lanes_of<T> / 2>([&](auto j) {
+    constexpr int i = j / h * 2 * h + j % h;
+    const Vector<T> a = rows[i], b = rows[i + h];
+    rows[i] = mixed<T, h, Pick::low_blocks>(a, b);
+    rows[i + h] = mixed<T, h, Pick::high_blocks>(a, b);
+  });
+}
+
+// Transposes 4 x 4 floats in each 16 bytes of four rows, without the blends that
+// exchanging single floats would take.
+SPICORE_INLINE void transpose_quads(f32n *rows) {
+  unrolled<kNative / 4>([&](auto j) {
+    f32n *r = rows + 4 * j;
+    const f32n a = mixed<float, 1, Pick::low_pairs>(r[0], r[1]);
+    const f32n b = mixed<float, 1, Pick::high_pairs>(r[0], r[1]);
+    const f32n c = mixed<float, 1, Pick::low_pairs>(r[2], r[3]);
+    const f32n d = mixed<float, 1, Pick::high_pairs>(r[2], r[3]);
+    r[0] = mixed<float, 2, Pick::low_blocks>(a, c);
+    r[1] = mixed<float, 2, Pick::high_blocks>(a, c);
+    r[2] = mixed<float, 2, Pick::low_blocks>(b, d);
+    r[3] = mixed<float, 2, Pick::high_blocks>(b, d);
+  });
+}
+
+// rows[i][l] := rows[l][i]
+template <class T, int h = lanes_of<T> / 2>
+SPICORE_INLINE void transpose(Vector<T> *rows) {
+  if constexpr (sizeof(T) == sizeof(float) && h < 4) {
+    transpose_quads(rows);
+  } else {
+    exchange_blocks<T, h>(rows);
+    if constexpr (h > 1)
+      transpose<T, h / 2>(rows);
+  }
+}
+
+} // namespace
+} // namespace spicore::cpu::SPICORE_SIMD
