@@ -183,17 +183,21 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
     finished = state.segment > 0
     centred = _centring(state.x[best])
     reference = np.roll(state.x[best], centred, tuple(range(len(centred))))
-    order = np.flatnonzero(finished)
-    results = in_threads(lambda s: align(state.x[s], reference), order, run.threads)
-    alignments = dict(zip(order.tolist(), (a for _, a in results), strict=True))
-    objects = np.array([x for (x, _), s in zip(results, order, strict=True) if kept[s]])
-    by_rank = np.argsort(rank[kept], kind="stable")
-    supports = [like(state.support[s], alignments[s]) for s in np.flatnonzero(kept)]
-    support = np.mean(supports, axis=0) >= 0.5
-    average = objects.mean(axis=0)
+
+    def align_in_place(s: int) -> Alignment:
+        state.x[s], alignment = align(state.x[s], reference)
+        return alignment
+
+    places = np.flatnonzero(finished).tolist()
+    alignments = dict(zip(places, in_threads(align_in_place, places, run.threads), strict=True))
+    best_first = np.argsort(rank)[: int(kept.sum())]
+    objects = [state.x[s] for s in best_first]  # views
+    supports = sum(like(state.support[s], alignments[s]).astype(np.int32) for s in best_first)
+    support = 2 * supports >= len(objects)
+    average = _mean(objects)
     modes, weights = trust.decompose(objects)
     model = np.abs(np.fft.fftn(average)) ** 2
-    curves = _curves(objects[by_rank], pattern, model)
+    curves = _curves(objects, pattern, model)
     if state.background is not None:
         power = (state.background[kept].astype(np.float64) ** 2).mean(axis=0)
         model = model + power
@@ -322,13 +326,16 @@ def _centring(x: NDArray) -> NDArray[np.int64]:
     return np.array(shift)
 
 
-def _curves(objects: NDArray, pattern: Pattern, model: NDArray) -> dict[str, NDArray]:
+def _mean(objects: list[NDArray]) -> NDArray:
+    return sum(objects[1:], objects[0]) / objects[0].dtype.type(len(objects))
+
+
+def _curves(objects: list[NDArray], pattern: Pattern, model: NDArray) -> dict[str, NDArray]:
     """Return the curves over shells of objects in the order of their ranks."""
     radius, prtf = trust.prtf(objects, pattern.measured)
     fsc = np.full(radius.size, np.nan)
     if len(objects) > 1:
-        halves = objects[0::2].mean(axis=0), objects[1::2].mean(axis=0)
-        fsc = trust.fsc(*halves, pattern.measured)[1]
+        fsc = trust.fsc(_mean(objects[0::2]), _mean(objects[1::2]), pattern.measured)[1]
     if len(objects) == 1:
         prtf = np.full(radius.size, np.nan)  # of one object it is 1 and tells nothing
     everywhere = np.ones(pattern.shape, bool)

@@ -5,6 +5,7 @@ Arrays are in FFT order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +24,13 @@ MOST_LISTED = 12
 
 
 def prtf(
-    objects: NDArray, measured: NDArray[np.bool_]
+    objects: Sequence[NDArray], measured: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the phase retrieval transfer function, |<exp(i phi)>| over aligned objects.
 
     Parameters
     ----------
-    objects : float or complex [S, *shape]
+    objects : S arrays, float or complex [*shape]
         Aligned.
     measured : bool [*shape]
 
@@ -41,7 +42,7 @@ def prtf(
         Mean over measured frequencies of the modulus of the mean phase factor; NaN where
         nothing was measured. S objects that have nothing in common score about 0.89 / sqrt(S).
     """
-    mean = np.zeros(objects.shape[1:], np.complex128)
+    mean = np.zeros(measured.shape, np.complex128)
     for x in objects:
         f = np.fft.fftn(x)
         size = np.abs(f)
@@ -84,12 +85,12 @@ def fsc(
     return np.arange(cross.size, dtype=np.float64), curve
 
 
-def decompose(objects: NDArray, n_modes: int = 3) -> tuple[NDArray, NDArray[np.float64]]:
+def decompose(objects: Sequence[NDArray], n_modes: int = 3) -> tuple[NDArray, NDArray[np.float64]]:
     """Split aligned objects into orthogonal modes by singular values.
 
     Parameters
     ----------
-    objects : float or complex [S, *shape]
+    objects : S arrays, float or complex [*shape]
     n_modes : int
         Modes returned, at most S.
 
@@ -100,23 +101,22 @@ def decompose(objects: NDArray, n_modes: int = 3) -> tuple[NDArray, NDArray[np.f
     weights : float64 [S]
         Share of the total power in each; 1, 0, ... if all objects are equal.
     """
-    flat = objects.reshape(len(objects), -1)
-    gram = np.empty((len(flat), len(flat)), np.complex128)
-    for i, row in enumerate(flat):
+    n = len(objects)
+    gram = np.empty((n, n), np.complex128)
+    for i, row in enumerate(objects):
         for j in range(i + 1):
-            gram[i, j] = np.vdot(flat[j], row)
+            gram[i, j] = np.vdot(objects[j], row)
             gram[j, i] = gram[i, j].conj()
     power, vectors = np.linalg.eigh(gram)
     power, vectors = np.maximum(power[::-1], 0), vectors[:, ::-1]
-    modes = []
-    for k in range(min(n_modes, len(flat))):
-        v = vectors[:, k]
+    modes = np.zeros((min(n_modes, n), *objects[0].shape), objects[0].dtype)
+    is_real = not np.iscomplexobj(modes)
+    for mode, v in zip(modes, vectors.T, strict=False):
         total = v.sum()
-        v = v * (abs(total) / total if abs(total) > 1e-12 else 1.0)
-        mode = np.tensordot(v.conj(), flat, axes=1) / np.sqrt(len(flat))
-        modes.append(mode if np.iscomplexobj(objects) else mode.real)
-    shape = (len(modes), *objects.shape[1:])
-    return np.array(modes, objects.dtype).reshape(shape), power / power.sum()
+        v = v.conj() / np.sqrt(n) * (abs(total) / total if abs(total) > 1e-12 else 1.0).conjugate()
+        for factor, x in zip(v, objects, strict=True):
+            mode += x * mode.dtype.type(factor.real if is_real else factor)
+    return modes, power / power.sum()
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def missing_centre(measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def undetermined(
-    objects: NDArray, support: NDArray[np.bool_], measured: NDArray[np.bool_]
+    objects: Sequence[NDArray], support: NDArray[np.bool_], measured: NDArray[np.bool_]
 ) -> Undetermined:
     """Find what inside of a missing centre neither data nor support determine.
 
     Parameters
     ----------
-    objects : float or complex [S, *shape]
+    objects : S arrays, float or complex [*shape]
         Aligned.
     support : bool [*shape]
     measured : bool [*shape]
@@ -195,9 +195,8 @@ def undetermined(
     frequencies. Positivity is not counted: what it adds shows in the spread.
     """
     centre = missing_centre(measured)
-    transforms = [np.fft.fftn(x) for x in objects]
-    charges = np.array([f.flat[0] for f in transforms])
-    inside = np.array([f[centre] for f in transforms], np.complex128)
+    charges = np.array([x.sum(dtype=np.result_type(x, np.float64)) for x in objects])
+    inside = np.array([np.fft.fftn(x)[centre] for x in objects], np.complex128)
     radius, radius_spread = _spread_by_shell(inside, centre)
     free, n_modes = 0.0, 0.0
     missing = value = spread = np.zeros(0)

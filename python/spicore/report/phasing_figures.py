@@ -81,6 +81,10 @@ def _size(solutions: Solutions) -> NDArray:
     return np.abs(density) if np.iscomplexobj(density) else density
 
 
+def _named(solutions: Solutions) -> str:
+    return "|density|" if np.iscomplexobj(solutions.density) else "density"
+
+
 def density_slice(solutions: Solutions, axis: int) -> Figure:
     """Slice through the density across an axis, at its middle of the whole grid."""
     density = _size(solutions)
@@ -88,7 +92,12 @@ def density_slice(solutions: Solutions, axis: int) -> Figure:
     place = int(np.clip(place, 0, density.shape[axis] - 1))
     axes = tuple(i for i in range(3) if i != axis)
     return _picture(
-        solutions, density.take(place, axis), axes, _norm(density), "density", f"{AXES[axis]} = 0"
+        solutions,
+        density.take(place, axis),
+        axes,
+        _norm(density),
+        _named(solutions),
+        f"{AXES[axis]} = 0",
     )
 
 
@@ -102,8 +111,7 @@ def projection(solutions: Solutions, axis: int) -> Figure:
 def image(solutions: Solutions) -> Figure:
     """The density of a 2D reconstruction, of a complex one its absolute value."""
     values = _size(solutions)
-    label = "|density|" if np.iscomplexobj(solutions.density) else "density"
-    return _picture(solutions, values, (0, 1), _norm(values), label)
+    return _picture(solutions, values, (0, 1), _norm(values), _named(solutions))
 
 
 def phases(solutions: Solutions) -> Figure:
