@@ -136,6 +136,26 @@ def test_phase_bounds_match_reference(dtype, bounds):
     assert np.abs(turned).max() <= (bounds[1] - bounds[0]) / 2 + 1e-6
 
 
+def test_phase_bounds_of_a_whole_turn_are_none():
+    problem = Problem((6, 7), real=False)
+    results = []
+    for bounds in None, (-4.0, 3.0):
+        seeds = problem.seeds()
+        iterate(problem.measured(), seeds, "ER", 2, phase_bounds=bounds)
+        results.append(seeds.x)
+    np.testing.assert_array_equal(*results)
+
+
+def test_values_that_are_not_measured_may_be_anything():
+    problem = Problem((6, 7))
+    want = problem.seeds()
+    iterate(problem.measured(mask=True), want, "ER", 2)
+    problem.amplitude[~problem.mask] = np.nan
+    got = problem.seeds()
+    iterate(problem.measured(mask=True), got, "ER", 2)
+    np.testing.assert_array_equal(got.x, want.x)
+
+
 def test_image_too_large_for_one_plane_matches_reference():
     shape = (SMALL // 240, 300)
     for real in True, False:

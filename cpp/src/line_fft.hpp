@@ -3,9 +3,10 @@
 //
 //   y[k] = sum_j x[j] exp(-2 pi i j k / n), not normalised
 //
-// Real and imaginary parts are separate vectors, at any stride. The inverse is the same
-// with real and imaginary parts exchanged, in x and in y. Stockham's stages (natural
-// order without bit reversal), radices 2, 3, 4, 5, 7, 8 and, at n^2 cost, larger primes.
+// Elements are a vector of real and one of imaginary parts, at any stride. The inverse is
+// the same with real and imaginary parts exchanged in x and in y. Stockham's stages
+// (natural order without bit reversal), radices 2, 3, 4, 5, 7, 8 and, at n^2 cost, larger
+// primes.
 #pragma once
 
 #include <cmath>
@@ -20,12 +21,12 @@ template <class T> struct Native;
 template <> struct Native<float> {
   typedef float type __attribute__((vector_size(4 * kNative)));
   typedef std::int32_t mask __attribute__((vector_size(4 * kNative)));
-  typedef std::uint8_t bytes __attribute__((vector_size(kNative)));
+  using integer = std::int32_t;
 };
 template <> struct Native<double> {
   typedef double type __attribute__((vector_size(4 * kNative)));
   typedef std::int64_t mask __attribute__((vector_size(4 * kNative)));
-  typedef std::uint8_t bytes __attribute__((vector_size(kNative / 2)));
+  using integer = std::int64_t;
 };
 template <class T> using Vector = typename Native<T>::type;
 template <class T> constexpr int lanes_of = int(sizeof(Vector<T>) / sizeof(T));
@@ -123,21 +124,25 @@ template <class T> struct Stage {
   const T *turns;    // [radix][2] cos, sin(2 pi r / radix); only of a general radix
 };
 
-// Where the elements of a line are: parts r and i, `step` values apart.
+template <class T> SPICORE_INLINE Complex<T> get(const T *p) {
+  return {load<T>(p), load<T>(p + lanes_of<T>)};
+}
+template <class T> SPICORE_INLINE void set(T *p, const Complex<T> &v) {
+  store<T>(p, v.r);
+  store<T>(p + lanes_of<T>, v.i);
+}
+
+// Where the elements of a line are, `step` values apart.
 template <class T> struct Line {
-  T *r, *i;
+  T *p;
   std::int64_t step;
 
-  SPICORE_INLINE Line at(std::int64_t j) const {
-    return {r + j * step, i + j * step, step};
-  }
-  SPICORE_INLINE Line exchanged() const { return {i, r, step}; }
+  SPICORE_INLINE Line at(std::int64_t j) const { return {p + j * step, step}; }
   SPICORE_INLINE Complex<T> get(std::int64_t j) const {
-    return {load<T>(r + j * step), load<T>(i + j * step)};
+    return SPICORE_SIMD::get<T>(p + j * step);
   }
   SPICORE_INLINE void set(std::int64_t j, const Complex<T> &v) const {
-    store<T>(r + j * step, v.r);
-    store<T>(i + j * step, v.i);
+    SPICORE_SIMD::set<T>(p + j * step, v);
   }
 };
 
@@ -147,21 +152,25 @@ template <class T> SPICORE_INLINE Complex<T> turned(const Complex<T> &a, const T
 
 template <class T, int R, bool last>
 void run_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y) noexcept {
-  const std::int64_t m = stage.m, s = stage.s;
-  for (std::int64_t p = 0; p < m; ++p) {
-    const T *twiddles = stage.twiddles + p * 2 * (R - 1);
-    const Line<T> from = x.at(s * p), to = y.at(s * R * p);
-    for (std::int64_t q = 0; q < s; ++q) {
+  const std::int64_t from_step = stage.s * stage.m * x.step, to_step = stage.s * y.step;
+  const T *from = x.p, *twiddles = stage.twiddles;
+  T *to = y.p;
+  for (std::int64_t p = 0; p < stage.m; ++p) {
+    for (std::int64_t q = 0; q < stage.s; ++q) {
       Complex<T> a[R];
-      unrolled<R>([&](auto r) { a[r] = from.get(q + s * m * r); });
+      unrolled<R>([&](auto r) { a[r] = get<T>(from + r * from_step); });
       Butterfly<T, R>::run(a);
       unrolled<R>([&](auto k) {
         if constexpr (last || k == 0)
-          to.set(q + s * k, a[k]);
+          set<T>(to + k * to_step, a[k]);
         else
-          to.set(q + s * k, turned(a[k], twiddles + 2 * (k - 1)));
+          set<T>(to + k * to_step, turned(a[k], twiddles + 2 * (k - 1)));
       });
+      from += x.step;
+      to += y.step;
     }
+    to += (R - 1) * to_step;
+    twiddles += 2 * (R - 1);
   }
 }
 
@@ -171,8 +180,7 @@ void run_general_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y
                        T *scratch) noexcept {
   constexpr int V = lanes_of<T>;
   const int R = stage.radix, h = R / 2;
-  const Line<T> sum = {scratch, scratch + V, 4 * V};
-  const Line<T> difference = {scratch + 2 * V, scratch + 3 * V, 4 * V};
+  const Line<T> sum = {scratch, 4 * V}, difference = {scratch + 2 * V, 4 * V};
   for (std::int64_t p = 0; p < stage.m; ++p)
     for (std::int64_t q = 0; q < stage.s; ++q) {
       const Line<T> from = x.at(q + stage.s * p), to = y.at(q + stage.s * R * p);
@@ -296,8 +304,7 @@ template <class T> struct LinePlan {
     Line<T> from = x;
     for (int i = 0; i < n_stages; ++i) {
       T *buffer = buffers[i % 2];
-      const Line<T> to =
-          i + 1 < n_stages ? Line<T>{buffer, buffer + lanes_of<T>, step} : y;
+      const Line<T> to = i + 1 < n_stages ? Line<T>{buffer, step} : y;
       run(stages[i], from, to, general);
       from = to;
     }
@@ -311,35 +318,69 @@ SPICORE_INLINE V shuffled(const V &a, const V &b, std::integer_sequence<int, lan
   return __builtin_shufflevector(a, b, lane...);
 }
 
-// Lane l of the result: a[l] or b[l - h] where `high` is false, a[l + h] or b[l] where it
-// is true; b where l has bit h.
-template <int n, int h, bool high> struct Exchange {
-  static constexpr int lane(int l) {
-    const int in_b = l & h;
-    return high ? (in_b ? n + l : l + h) : (in_b ? n + l - h : l);
-  }
-  template <int... l> static constexpr auto lanes(std::integer_sequence<int, l...>) {
-    return std::integer_sequence<int, lane(l)...>{};
-  }
-  using type = decltype(lanes(std::make_integer_sequence<int, n>{}));
+// Lanes of a vector built from two of n lanes; n and above are the second's.
+enum class Pick {
+  low_blocks,  // blocks of h lanes in turn: even blocks of a, those before them of b
+  high_blocks, // odd blocks of a, then of b
+  low_pairs,   // in 16 bytes of floats: a0 b0 a1 b1
+  high_pairs,  // a2 b2 a3 b3
 };
 
+template <int n, int h, Pick pick> constexpr int picked(int l) {
+  const bool second = pick < Pick::low_pairs ? l & h : l & 1;
+  const int from = pick == Pick::low_blocks    ? l & ~h
+                   : pick == Pick::high_blocks ? l | h
+                   : pick == Pick::low_pairs   ? (l & ~3) + (l & 3) / 2
+                                               : (l & ~3) + (l & 3) / 2 + 2;
+  return second ? n + from : from;
+}
+
+template <class V, int h, Pick pick, int... l>
+SPICORE_INLINE V mixed(const V &a, const V &b, std::integer_sequence<int, l...>) {
+  return __builtin_shufflevector(a, b, picked<sizeof...(l), h, pick>(l)...);
+}
+
+template <class T, int h, Pick pick>
+SPICORE_INLINE Vector<T> mixed(const Vector<T> &a, const Vector<T> &b) {
+  return mixed<Vector<T>, h, pick>(a, b, std::make_integer_sequence<int, lanes_of<T>>{});
+}
+
+// Exchanges off-diagonal blocks of h rows and lanes.
 template <class T, int h> SPICORE_INLINE void exchange_blocks(Vector<T> *rows) {
-  constexpr int n = lanes_of<T>;
-  unrolled<n / 2>([&](auto j) {
+  unrolled<lanes_of<T> / 2>([&](auto j) {
     constexpr int i = j / h * 2 * h + j % h;
     const Vector<T> a = rows[i], b = rows[i + h];
-    rows[i] = shuffled(a, b, typename Exchange<n, h, false>::type{});
-    rows[i + h] = shuffled(a, b, typename Exchange<n, h, true>::type{});
+    rows[i] = mixed<T, h, Pick::low_blocks>(a, b);
+    rows[i + h] = mixed<T, h, Pick::high_blocks>(a, b);
+  });
+}
+
+// Transposes 4 x 4 floats in each 16 bytes of four rows, without the blends that
+// exchanging single floats would take.
+SPICORE_INLINE void transpose_quads(f32n *rows) {
+  unrolled<kNative / 4>([&](auto j) {
+    f32n *r = rows + 4 * j;
+    const f32n a = mixed<float, 1, Pick::low_pairs>(r[0], r[1]);
+    const f32n b = mixed<float, 1, Pick::high_pairs>(r[0], r[1]);
+    const f32n c = mixed<float, 1, Pick::low_pairs>(r[2], r[3]);
+    const f32n d = mixed<float, 1, Pick::high_pairs>(r[2], r[3]);
+    r[0] = mixed<float, 2, Pick::low_blocks>(a, c);
+    r[1] = mixed<float, 2, Pick::high_blocks>(a, c);
+    r[2] = mixed<float, 2, Pick::low_blocks>(b, d);
+    r[3] = mixed<float, 2, Pick::high_blocks>(b, d);
   });
 }
 
 // rows[i][l] := rows[l][i]
 template <class T, int h = lanes_of<T> / 2>
 SPICORE_INLINE void transpose(Vector<T> *rows) {
-  exchange_blocks<T, h>(rows);
-  if constexpr (h > 1)
-    transpose<T, h / 2>(rows);
+  if constexpr (sizeof(T) == sizeof(float) && h < 4) {
+    transpose_quads(rows);
+  } else {
+    exchange_blocks<T, h>(rows);
+    if constexpr (h > 1)
+      transpose<T, h / 2>(rows);
+  }
 }
 
 } // namespace

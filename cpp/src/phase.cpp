@@ -17,6 +17,9 @@ static int omp_get_num_threads() { return 1; }
 // the other axes, the update of x, and the transform of what comes next. A spectrum in
 // memory is thus transformed along the last two axes only.
 //
+// From the modulus to the update real and imaginary parts are exchanged, which makes
+// every transform between the two an inverse.
+//
 // Along the last axis the lanes are rows: blocks are transposed on the way. Rows of real
 // objects go in pairs, as real and imaginary parts of one transform.
 
@@ -38,6 +41,10 @@ template <class V> SPICORE_INLINE V larger(const V &a, const V &b) {
 }
 template <class V> SPICORE_INLINE V smaller(const V &a, const V &b) {
   return a < b ? a : b;
+}
+
+template <class T> SPICORE_INLINE Complex<T> exchanged(const Complex<T> &v) {
+  return {v.i, v.r};
 }
 
 template <class T> T sum_of(const Vector<T> &v) {
@@ -97,17 +104,19 @@ template <class T> struct Worker {
     scratch = own + (longest + V) * 4 * V;
   }
 
-  void barrier() const {
-    if (team > 1) {
-#pragma omp barrier
+  // Calls body(i) for all i below n, shared out among the team, and waits for its others.
+  template <class Body> void for_each(std::int64_t n, const Body &body) const {
+    if (team == 1) {
+      for (std::int64_t i = 0; i < n; ++i)
+        body(i);
+      return;
     }
+#pragma omp for schedule(dynamic)
+    for (std::int64_t i = 0; i < n; ++i)
+      body(i);
   }
 
-  // This thread's part of n things, contiguous.
-  std::int64_t begin(std::int64_t n) const { return n * thread / team; }
-  std::int64_t end(std::int64_t n) const { return n * (thread + 1) / team; }
-
-  Line<T> line(int which) const { return {lines[which], lines[which] + V, 2 * V}; }
+  Line<T> line(int which) const { return {lines[which], 2 * V}; }
 
   // Sums over shells, one more for lanes past the last.
   std::int64_t shells() const { return job.task.n_shells + 1; }
@@ -155,9 +164,9 @@ private:
   T value_[V];
 };
 
-// P_M on n vectors of the spectrum, blocks at, at + step, ... of target. Returns sum
-// weight
-// ||F| - A| over what is measured. weight: frequencies that a lane stands for.
+// P_M on n vectors of the spectrum, exchanged on the way out; blocks at, at + step, ...
+// of target. Returns sum weight ||F| - A| over what is measured. weight: frequencies that
+// a lane stands for.
 template <class T, bool with_background>
 double project_modulus(const Worker<T> &worker, const BackgroundRound &round,
                        const Line<T> &data, std::int64_t at, std::int64_t step,
@@ -188,7 +197,7 @@ double project_modulus(const Worker<T> &worker, const BackgroundRound &round,
       scale = scaled(length);
     }
     const Vector<T> instead = square < tiny ? larger(a, none) : none;
-    data.set(j, {(f.r * scale + instead) * norm, f.i * scale * norm});
+    data.set(j, {f.i * scale * norm, (f.r * scale + instead) * norm});
     const Vector<T> off = length - a;
     error += a < none ? none : larger(off, -off);
   }
@@ -220,24 +229,30 @@ double pass_flat(const Worker<T> &worker, const BackgroundRound &round,
       if (b < edge)
         end = std::min(end, edge);
     T *data = worker.spectrum + b * 2 * V;
-    error +=
-        project_modulus<T, with_background>(worker, round, {data, data + V, 2 * V}, b, 1,
-                                            end - b, weight_of<T>(grid, b), chunk);
+    error += project_modulus<T, with_background>(worker, round, {data, 2 * V}, b, 1,
+                                                 end - b, weight_of<T>(grid, b), chunk);
     b = end;
   }
   return error;
 }
 
-// A part of the lines of the group of blocks to come.
+SPICORE_INLINE void prefetch(const void *first, std::int64_t bytes) {
+  for (std::int64_t at = 0; at < bytes; at += 64)
+    __builtin_prefetch(static_cast<const char *>(first) + at);
+}
+
+// Asks for a part of what the next group of blocks needs: its lines are too far apart for
+// the processor to foresee.
 template <class T>
-void prefetch_lines(const Worker<T> &worker, std::int64_t block, std::int64_t part) {
+void prefetch_group(const Worker<T> &worker, std::int64_t block, std::int64_t part) {
   const Job<T> &job = worker.job;
-  constexpr std::int64_t bytes = kPhaseGroup * 2 * lanes_of<T> * std::int64_t(sizeof(T));
-  const std::int64_t n = job.grid.n0, first = n * part / kPhaseGroup;
-  for (std::int64_t i = first; i < n * (part + 1) / kPhaseGroup; ++i) {
-    const T *row = worker.spectrum + i * job.plane + block * 2 * lanes_of<T>;
-    for (std::int64_t at = 0; at < bytes; at += 64)
-      __builtin_prefetch(reinterpret_cast<const char *>(row) + at, 1);
+  constexpr std::int64_t values = kPhaseGroup * lanes_of<T>;
+  const std::int64_t n = job.grid.n0, blocks = job.grid.blocks();
+  for (std::int64_t i = n * part / kPhaseGroup; i < n * (part + 1) / kPhaseGroup; ++i) {
+    prefetch(worker.spectrum + i * job.plane + block * 2 * lanes_of<T>,
+             2 * values * std::int64_t(sizeof(T)));
+    prefetch(job.task.target + (i * blocks + block) * lanes_of<T>,
+             values * std::int64_t(sizeof(T)));
   }
 }
 
@@ -250,16 +265,24 @@ double pass_lines(const Worker<T> &worker, const BackgroundRound &round,
   for (std::int64_t b = first; b < last; ++b) {
     const std::int64_t group = b / kPhaseGroup * kPhaseGroup;
     if (group + 2 * kPhaseGroup <= job.grid.blocks())
-      prefetch_lines(worker, group + kPhaseGroup, b - group);
+      prefetch_group(worker, group + kPhaseGroup, b - group);
     T *data = worker.spectrum + b * 2 * V;
-    const Line<T> in_memory = {data, data + V, job.plane}, line = worker.line(0);
+    const Line<T> in_memory = {data, job.plane}, line = worker.line(0);
     job.first(in_memory, line, worker.scratch);
     error += project_modulus<T, with_background>(worker, round, line, b,
                                                  job.grid.blocks(), job.grid.n0,
                                                  weight_of<T>(job.grid, b), chunk);
-    job.first(line.exchanged(), in_memory.exchanged(), worker.scratch);
+    job.first(line, in_memory, worker.scratch);
   }
   return error;
+}
+
+template <class T, bool with_background>
+double pass_blocks(const Worker<T> &worker, const BackgroundRound &round,
+                   std::int64_t first, std::int64_t last, std::int64_t chunk) {
+  return worker.job.grid.n0 == 1
+             ? pass_flat<T, with_background>(worker, round, first, last, chunk)
+             : pass_lines<T, with_background>(worker, round, first, last, chunk);
 }
 
 template <class T> void pass_a(const Worker<T> &worker, const BackgroundRound &round) {
@@ -267,7 +290,7 @@ template <class T> void pass_a(const Worker<T> &worker, const BackgroundRound &r
   const std::int64_t n_chunks = phase_chunks(grid);
   const std::int64_t groups = (grid.blocks() + kPhaseGroup - 1) / kPhaseGroup;
   const bool with_background = worker.job.task.background;
-  for (std::int64_t c = worker.begin(n_chunks); c < worker.end(n_chunks); ++c) {
+  worker.for_each(n_chunks, [&](std::int64_t c) {
     const std::int64_t first = groups * c / n_chunks * kPhaseGroup;
     const std::int64_t last =
         std::min(groups * (c + 1) / n_chunks * kPhaseGroup, grid.blocks());
@@ -275,11 +298,10 @@ template <class T> void pass_a(const Worker<T> &worker, const BackgroundRound &r
       double *of_chunk = worker.shell_sums(c);
       std::fill(of_chunk, of_chunk + 2 * worker.shells(), 0.0);
     }
-    const auto pass =
-        grid.n0 == 1 ? (with_background ? pass_flat<T, true> : pass_flat<T, false>)
-                     : (with_background ? pass_lines<T, true> : pass_lines<T, false>);
-    worker.errors()[c] = pass(worker, round, first, last, c);
-  }
+    worker.errors()[c] = with_background
+                             ? pass_blocks<T, true>(worker, round, first, last, c)
+                             : pass_blocks<T, false>(worker, round, first, last, c);
+  });
 }
 
 // Adds up what the chunks found, always in the same order: the R factor, and the shell
@@ -311,10 +333,12 @@ void reduce(const Worker<T> &worker, const BackgroundRound &round, double *error
 // Adds what is pending to the stored background.
 template <class T> void finish_background(const Worker<T> &worker) {
   const Job<T> &job = worker.job;
-  const std::int64_t n = job.grid.n0 * job.grid.blocks() * lanes_of<T>;
-  T *stored = job.task.background + worker.seed * n;
-  for (std::int64_t i = worker.begin(n); i < worker.end(n); ++i)
-    stored[i] += T(worker.table(1)[job.task.shell[i]]);
+  const std::int64_t n = job.grid.blocks() * lanes_of<T>;
+  T *stored = job.task.background + worker.seed * job.grid.n0 * n;
+  worker.for_each(job.grid.n0, [&](std::int64_t plane) {
+    for (std::int64_t i = plane * n; i < (plane + 1) * n; ++i)
+      stored[i] += T(worker.table(1)[job.task.shell[i]]);
+  });
 }
 
 // --- pass B: rows
@@ -403,6 +427,17 @@ template <class T> struct Row<T, false> {
   }
 };
 
+// Numbers of the width of T; GCC makes one instruction of the loop, not of a conversion.
+template <class T>
+SPICORE_INLINE typename Native<T>::mask widened(const std::uint8_t *bytes) {
+  typename Native<T>::integer values[lanes_of<T>];
+  for (int l = 0; l < lanes_of<T>; ++l)
+    values[l] = bytes[l];
+  typename Native<T>::mask result;
+  std::memcpy(&result, values, sizeof result);
+  return result;
+}
+
 // One vector of a row: x := what the round makes of it and p, p := what is transformed
 // next.
 template <class T, bool real, Step step>
@@ -413,9 +448,7 @@ SPICORE_INLINE void update_vector(const Update<T> &u, const std::uint8_t *suppor
     p = R::get(x);
     return;
   }
-  typename Native<T>::bytes bytes;
-  std::memcpy(&bytes, support, sizeof bytes);
-  const auto inside = __builtin_convertvector(bytes, typename Native<T>::mask) != 0;
+  const auto inside = widened<T>(support) != 0;
   typename R::Value y;
   if constexpr (step == Step::simple) {
     y = sum(u.b, p, u.c * u.e, u.project(p, inside));
@@ -463,8 +496,8 @@ template <class T> struct Rows {
   int n;
 };
 
-// A block of V voxels of V rows, the lanes of `line`, through the update: rows number r0
-// and on of a batch.
+// V voxels, from i2 on, of V rows, from number r0 on, through the update; in and out one
+// vector per voxel.
 template <class T, bool real, Step step>
 SPICORE_INLINE void update_block(const Worker<T> &worker, const Update<T> &u,
                                  const Rows<T> &rows, int r0, std::int64_t i2,
@@ -474,38 +507,51 @@ SPICORE_INLINE void update_block(const Worker<T> &worker, const Update<T> &u,
   const int n = int(std::min<std::int64_t>(V, n2 - i2));
   if constexpr (step != Step::begin)
     transpose<T>(block);
-  for (int r = 0; r < std::min(V, rows.n - r0); ++r) {
-    const std::int64_t at = (r0 + r) * n2 + i2;
-    T *x = rows.x + at * per_voxel;
-    if (n == V)
-      update_vector<T, real, step>(u, rows.support + at, x, block[r]);
-    else
-      update_part<T, real, step>(u, rows.support + at, x, n, block[r]);
-  }
+  const std::int64_t first = r0 * n2 + i2;
+  if (n == V && rows.n - r0 >= V)
+    unrolled<V>([&](auto r) {
+      const std::int64_t at = first + r * n2;
+      update_vector<T, real, step>(u, rows.support + at, rows.x + at * per_voxel,
+                                   block[r]);
+    });
+  else
+    for (int r = 0; r < std::min(V, rows.n - r0); ++r) {
+      const std::int64_t at = first + r * n2;
+      update_part<T, real, step>(u, rows.support + at, rows.x + at * per_voxel, n,
+                                 block[r]);
+    }
   transpose<T>(block);
 }
 
+// The first V rows of real objects are the imaginary parts of the line: exchanged.
 template <class T, bool real, Step step>
 void update_rows(const Worker<T> &worker, const Update<T> &u, const Rows<T> &rows,
                  const Line<T> &line) {
   constexpr int V = lanes_of<T>;
-  for (std::int64_t i2 = 0; i2 < worker.job.grid.n2; i2 += V) {
+  // The rows to come, a part with each block: in memory they follow these.
+  constexpr std::int64_t together = (real ? 2 : 1) * V;
+  const std::int64_t n2 = worker.job.grid.n2, voxels = V * together;
+  const T *next = rows.x + together * n2 * (real ? 1 : 2);
+  const std::uint8_t *next_support = rows.support + together * n2;
+  for (std::int64_t i2 = 0; i2 < n2; i2 += V) {
+    prefetch(next + i2 * together * (real ? 1 : 2), voxels * (real ? 1 : 2) * sizeof(T));
+    prefetch(next_support + i2 * together, voxels);
     const Line<T> at = line.at(i2);
     if constexpr (real) {
-      Vector<T> block[V] = {};
       for (const int half : {0, 1}) {
-        T *part = half ? at.i : at.r;
-        if constexpr (step != Step::begin)
-          unrolled<V>([&](auto l) { block[l] = load<T>(part + l * at.step); });
-        else
-          std::fill(block, block + V, Vector<T>{});
+        Vector<T> block[V];
+        T *part = at.p + (half ? 0 : V);
+        unrolled<V>([&](auto l) {
+          block[l] = step == Step::begin ? Vector<T>{} : load<T>(part + l * at.step);
+        });
         update_block<T, true, step>(worker, u, rows, half * V, i2, block);
         unrolled<V>([&](auto l) { store<T>(part + l * at.step, block[l]); });
       }
     } else {
-      Complex<T> block[V] = {};
-      if constexpr (step != Step::begin)
-        unrolled<V>([&](auto l) { block[l] = at.get(l); });
+      Complex<T> block[V];
+      unrolled<V>([&](auto l) {
+        block[l] = step == Step::begin ? Complex<T>{} : exchanged(at.get(l));
+      });
       update_block<T, false, step>(worker, u, rows, 0, i2, block);
       unrolled<V>([&](auto l) { at.set(l, block[l]); });
     }
@@ -539,8 +585,8 @@ SPICORE_INLINE void set_block(const Worker<T> &worker, const Rows<T> &rows, int 
   }
 }
 
-// Spectra of rows to the line whose inverse they are: for real rows that of u + i v, u
-// the first V rows and v the others. Frequency 0 of an even length has n2 / 2 as its
+// Spectra of rows to a line, both exchanged, whose inverse is u + i v for real rows: u
+// the first V of them, v the others. Frequency 0 of an even length has n2 / 2 as its
 // imaginary part.
 template <class T, bool real>
 void spectra_to_line(const Worker<T> &worker, const Rows<T> &rows, const Line<T> &line) {
@@ -559,18 +605,19 @@ void spectra_to_line(const Worker<T> &worker, const Rows<T> &rows, const Line<T>
     get_block(worker, rows, V, first / V, v);
     int l = 0;
     if (first == 0) {
-      line.set(0, {u[0].r, v[0].r});
+      line.set(0, {v[0].i, u[0].i});
       if (grid.has_edge())
-        line.set(grid.n2 / 2, {u[0].i, v[0].i});
+        line.set(grid.n2 / 2, {v[0].r, u[0].r});
       l = 1;
     }
     for (; l < n; ++l) {
-      line.set(first + l, {u[l].r - v[l].i, u[l].i + v[l].r});
-      line.set(grid.n2 - first - l, {u[l].r + v[l].i, v[l].r - u[l].i});
+      line.set(first + l, {u[l].r + v[l].i, u[l].i - v[l].r});
+      line.set(grid.n2 - first - l, {v[l].i - u[l].r, u[l].i + v[l].r});
     }
   }
 }
 
+// Real rows come as v + i u.
 template <class T, bool real>
 void line_to_spectra(const Worker<T> &worker, const Rows<T> &rows, const Line<T> &line) {
   constexpr int V = lanes_of<T>;
@@ -579,7 +626,9 @@ void line_to_spectra(const Worker<T> &worker, const Rows<T> &rows, const Line<T>
   const T half = T(0.5);
   for (std::int64_t first = 0; first < columns; first += V) {
     const int n = int(std::min<std::int64_t>(V, columns - first));
-    Complex<T> u[V] = {}, v[V] = {};
+    Complex<T> u[V], v[V];
+    for (int l = n; l < V; ++l)
+      u[l] = v[l] = Complex<T>{};
     if constexpr (!real) {
       for (int l = 0; l < n; ++l)
         u[l] = line.get(first + l);
@@ -590,14 +639,14 @@ void line_to_spectra(const Worker<T> &worker, const Rows<T> &rows, const Line<T>
     if (first == 0) {
       const Complex<T> z = line.get(0);
       const Complex<T> edge = grid.has_edge() ? line.get(grid.n2 / 2) : Complex<T>{};
-      u[0] = {z.r, edge.r};
-      v[0] = {z.i, edge.i};
+      u[0] = {z.i, edge.i};
+      v[0] = {z.r, edge.r};
       l = 1;
     }
     for (; l < n; ++l) {
       const Complex<T> p = line.get(first + l), q = line.get(grid.n2 - first - l);
-      u[l] = {(p.r + q.r) * half, (p.i - q.i) * half};
-      v[l] = {(p.i + q.i) * half, (q.r - p.r) * half};
+      u[l] = {(p.i + q.i) * half, (q.r - p.r) * half};
+      v[l] = {(p.r + q.r) * half, (p.i - q.i) * half};
     }
     set_block(worker, rows, 0, first / V, u);
     set_block(worker, rows, V, first / V, v);
@@ -610,7 +659,7 @@ void do_rows(const Worker<T> &worker, const Update<T> &u, const Rows<T> &rows,
   const Line<T> spectrum = worker.line(0), line = worker.line(1);
   if constexpr (step != Step::begin) {
     spectra_to_line<T, real>(worker, rows, spectrum);
-    worker.job.third(spectrum.exchanged(), line.exchanged(), worker.scratch);
+    worker.job.third(spectrum, line, worker.scratch);
   }
   update_rows<T, real, step>(worker, u, rows, line);
   if (last)
@@ -633,17 +682,18 @@ template <class T> struct EdgeColumn {
     return plane + (column_blocks + i / V) * 2 * V + i % V;
   }
 
-  // Whatever has no Hermitian symmetry is left out, as by a transform to real numbers.
+  // Of exchanged values. Whatever has no Hermitian symmetry is left out, as by a
+  // transform to real numbers.
   void pack() const {
     for (std::int64_t i = 0; i <= n1 / 2; ++i) {
       const std::int64_t j = (n1 - i) % n1;
       const T half = T(0.5);
-      const T zr = (zero(i)[0] + zero(j)[0]) * half,
-              zi = (zero(i)[V] - zero(j)[V]) * half;
-      const T er = (edge(i)[0] + edge(j)[0]) * half,
-              ei = (edge(i)[V] - edge(j)[V]) * half;
-      zero(i)[0] = zr - ei, zero(i)[V] = zi + er;
-      zero(j)[0] = zr + ei, zero(j)[V] = er - zi;
+      const T zr = (zero(i)[V] + zero(j)[V]) * half,
+              zi = (zero(i)[0] - zero(j)[0]) * half;
+      const T er = (edge(i)[V] + edge(j)[V]) * half,
+              ei = (edge(i)[0] - edge(j)[0]) * half;
+      zero(i)[V] = zr - ei, zero(i)[0] = zi + er;
+      zero(j)[V] = zr + ei, zero(j)[0] = er - zi;
     }
   }
 
@@ -671,8 +721,7 @@ void transform_columns(const Worker<T> &worker, T *plane, bool inverse) {
     edge.pack();
   for (std::int64_t b = 0; b < grid.column_blocks() && grid.n1 > 1; b += grid.n1) {
     T *data = plane + b * 2 * V;
-    const Line<T> in_memory = {data, data + V, 2 * V};
-    const Line<T> line = inverse ? in_memory.exchanged() : in_memory;
+    const Line<T> line = {data, 2 * V};
     worker.job.second(line, line, worker.scratch);
   }
   if (!inverse && grid.has_edge())
@@ -711,10 +760,10 @@ template <class T, bool real, Step step>
 void pass_b(const Worker<T> &worker, const PhaseRound &round, bool final) {
   const Update<T> u(worker.job.task, round);
   const std::int64_t together = worker.job.planes_together(), n0 = worker.job.grid.n0;
-  const std::int64_t n = (n0 + together - 1) / together;
-  for (std::int64_t i = worker.begin(n); i < worker.end(n); ++i)
+  worker.for_each((n0 + together - 1) / together, [&](std::int64_t i) {
     do_planes<T, real, step>(worker, u, i * together, std::min((i + 1) * together, n0),
                              final);
+  });
 }
 
 // --- iterations
@@ -734,17 +783,14 @@ template <class T, bool real> void do_seed(const Worker<T> &worker) {
   if (worker.thread == 0)
     std::fill(worker.table(0), worker.shell_sums(0), 0.0);
   pass_b<T, real, Step::begin>(worker, task.rounds[0], false);
-  worker.barrier();
   for (std::int64_t i = 0; i < task.n_iterations; ++i)
     for (int r = 0; r < task.n_rounds; ++r) {
       pass_a(worker, task.background_rounds[r]);
-      worker.barrier();
       if (worker.thread == 0)
         reduce(worker, task.background_rounds[r],
                r == 0 ? task.errors + worker.seed * task.n_iterations + i : nullptr);
       pass_b<T, real>(worker, task.rounds[r],
                       i + 1 == task.n_iterations && r + 1 == task.n_rounds);
-      worker.barrier();
     }
   if (task.background && task.background_rounds[0].pending)
     finish_background(worker);
@@ -769,7 +815,6 @@ void do_seeds(const Exec &exec, const Job<T> &job, double *sums) {
     const int t = omp_get_thread_num();
     const Worker<T> worker(job, s, spectra, sums, t, omp_get_num_threads(), t);
     do_seed<T, real>(worker);
-    worker.barrier();
   }
 }
 

@@ -69,8 +69,8 @@ template <class T> struct PhaseTask {
 constexpr std::int64_t kPhaseGroup = 4;          // blocks that are transformed in one go
 constexpr std::int64_t kPhaseChunkVoxels = 4096; // at least, of a chunk of blocks
 constexpr std::int64_t kPhaseMostChunks = 256;
-constexpr std::int64_t kPhaseSeedVoxels = 1
-                                          << 17; // at most, of a seed done by one thread
+// Voxels of a seed that one thread does alone, at most.
+constexpr std::int64_t kPhaseSeedVoxels = 1 << 17;
 
 // Whether a thread does whole seeds. Results are the same.
 static inline bool phase_by_seed(const PhaseGrid &grid, std::int64_t n_seeds,
@@ -126,7 +126,8 @@ static inline std::int64_t phase_sums(const PhaseGrid &grid, std::int64_t n_shel
 // n_iterations of phase retrieval on each seed, in place. Results do not depend on the
 // number of threads.
 //
-//   work  [phase_workspace(grid, n_seeds, threads, sizeof(T)).size] scratch
+//   work  [phase_workspace(grid, n_seeds, threads, sizeof(T)).size] scratch, best aligned
+//         to 256 bytes
 //   sums  [threads, phase_sums(grid, n_shells)] scratch
 //
 // phase_lanes: lanes of float and double vectors, for PhaseGrid.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,18 @@ from .. import _core
 
 SMALL = 1 << 17
 """Pixels of an image that one thread does alone, its rows in a single plane."""
+
+
+ALIGNMENT = 256
+"""Bytes: vectors of aligned arrays never span two cache lines."""
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """Return an uninitialised array that starts at a multiple of `ALIGNMENT`."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + n_bytes].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ class SpectrumLayout:
         """Return [..., n0, blocks, lanes] of x [..., *shape]; `fill` in lanes past the last."""
         n0, n1, n2 = _grid(self.shape)
         x = x.reshape(*x.shape[: x.ndim - len(self.shape)], n0, n1, n2)
-        result = np.full((*x.shape[:-2], self.blocks, self.lanes), fill, x.dtype)
+        result = aligned((*x.shape[:-2], self.blocks, self.lanes), x.dtype)
+        result[...] = fill
         edge = self._edge()
         n_columns = self.half if edge is None else edge
         for first in range(0, n_columns, self.lanes):
@@ -108,4 +122,4 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
         return shape
     if len(shape) == 1:
         return 1, 1, *shape
-    return (1, *shape) if np.prod(shape) <= SMALL else (shape[0], 1, shape[1])
+    return (1, *shape) if math.prod(shape) <= SMALL else (shape[0], 1, shape[1])
