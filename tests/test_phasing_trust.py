@@ -102,15 +102,20 @@ def test_a_free_mode_changes_no_measured_value():
 
 def test_charge():
     objects = np.zeros((2, *SHAPE))
-    objects[:, 0, 0] = 9.0, 11.0
+    objects[:, 0, 0] = 9.1, 10.9
     support = ball(SHAPE, 5.0)
     found = trust.undetermined(objects, support, ALL)
     assert found.charge == pytest.approx(10.0)
-    assert found.charge_spread == pytest.approx(0.1)
+    assert found.charge_spread == pytest.approx(0.09)
     assert found.charge_measured
     assert found.n_modes == 0
     assert found.missing.size == 0
-    assert not trust.undetermined(objects, support, hole(1.5)).charge_measured
+    assert not found.charge_is_open
+    hidden = trust.undetermined(objects, support, hole(1.5))
+    assert not hidden.charge_measured
+    assert not hidden.charge_is_open  # a small support holds it: 9 % spread, no free mode
+    apart = trust.undetermined(objects * np.array([1.0, 2.0])[:, None, None], support, hole(1.5))
+    assert apart.charge_is_open
 
 
 def test_a_large_centre_is_left_alone():

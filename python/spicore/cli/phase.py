@@ -199,7 +199,6 @@ def undetermined_line(solutions: Any) -> str:
     charge = f"total charge (spread over seeds {100 * opened.charge_spread:.2g} %)"
     if opened.n_modes != opened.n_modes:
         return f"{charge}; the missing centre is too large to count its modes"
-    if not opened.n_modes:
-        return f"no mode; {charge} follows from the support"
     n = int(opened.n_modes)
-    return f"{n} mode{'s' if n > 1 else ''} inside of the missing centre; {charge}"
+    modes = f"{n or 'no'} mode{'s' if n != 1 else ''} inside of the missing centre"
+    return f"{modes}; {charge}{'' if opened.charge_is_open else ' follows from the support'}"

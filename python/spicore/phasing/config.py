@@ -101,7 +101,7 @@ class Config(Options):
     detwin: bool = False
     free_fraction: float = 0.05
     max_outside: float = 0.1
-    max_llk: float = 1.5
+    max_llk: float = 1.2
     seed: int = 0
     block_memory_mb: int = 1024
 

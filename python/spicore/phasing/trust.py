@@ -17,6 +17,10 @@ FREE_MODE = 0.9
 """A mode of the object with a larger share of its power where nothing was measured is called
 undetermined: noise of the data grows more than threefold in it."""
 
+OPEN_SHARE, OPEN_SPREAD = 0.1, 0.1
+"""The total charge is called undetermined where more than this share of a constant lies in
+undetermined modes, or seeds spread by more than this."""
+
 MOST_CENTRE = 2500
 """Frequencies of a missing centre beyond which its modes are not computed (a dense matrix)."""
 
@@ -159,6 +163,14 @@ class Undetermined:
     radius: NDArray[np.float64]
     radius_spread: NDArray[np.float64]
 
+    @property
+    def charge_is_open(self) -> bool:
+        """The total charge is undetermined: not measured, and fixed by nothing else."""
+        if self.charge_measured:
+            return False
+        fixed = self.charge_free <= OPEN_SHARE and self.charge_spread <= OPEN_SPREAD
+        return not fixed  # also if the share is not known
+
 
 def missing_centre(measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return unmeasured frequencies up to the first shell of which at least half was measured."""
@@ -192,7 +204,8 @@ def undetermined(
     the missing centre: an object in the support with all of its power in the centre (eigenvalue
     1) changes no measured value (Thibault et al., Acta Cryst. A 62, 248 (2006)). They come from
     the small matrix Q P_S Q, whose entries are the support's transform at differences of
-    frequencies. Positivity is not counted: what it adds shows in the spread.
+    frequencies. Positivity is not counted, nor the freedom that a background adds: these
+    show in the spread. A small spread is no proof, as all seeds may have the same bias.
     """
     centre = missing_centre(measured)
     charges = np.array([x.sum(dtype=np.result_type(x, np.float64)) for x in objects])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..phasing import Config, Solutions
+from ..phasing.pattern import NOISE
 from . import phasing_figures as figures
 from . import style
 from .inputs import write_text
@@ -18,6 +19,9 @@ from .numbers import counted
 from .page import Card, Picture, Section, page
 
 NOTHING = "nothing"
+
+MISFIT = 1.3
+"""Times the noise: beyond it the reader is told that the best seed does not explain the data."""
 
 
 def write(result: Path, out: Path | None) -> Path:
@@ -72,7 +76,8 @@ def _open(s: Solutions) -> tuple[str, str]:
     opened = s.open
     if opened.charge_measured:
         return NOTHING, "the origin was measured"
-    spread = f"total charge: spread {100 * opened.charge_spread:.2g} % over seeds"
+    spread = f"total charge {100 * opened.charge_spread:.2g} % apart over seeds"
+    spread += ", undetermined" if opened.charge_is_open else ", held by the support"
     if np.isnan(opened.n_modes):
         return "unknown", f"a very large missing centre; {spread}"
     return counted(int(opened.n_modes), "mode"), f"of the missing centre; {spread}"
@@ -94,7 +99,19 @@ def notes(s: Solutions, config: Config) -> list[str]:
             f"The seeds that passed have only {100 * s.mode_weights[0]:.0f} % of their power in "
             f"common: they are different solutions, and their average is none."
         )
+    best = float(np.nanmin(s.scores["free_llk"])) if config.free_fraction else np.nan
+    if s.likelihood != "amplitude" and best > MISFIT * NOISE[s.likelihood]:
+        result.append(
+            f"Even the best seed predicts held-out voxels worse than noise would explain "
+            f"(log-likelihood {best:.3g}; noise alone {NOISE[s.likelihood]:g}). No seed may have "
+            f"reached the solution, or the data hold a background or other errors."
+        )
     opened = s.open
+    if opened.charge_is_open and opened.n_modes == 0:
+        result.append(
+            f"The total charge was not measured, and seeds differ in it by "
+            f"{100 * opened.charge_spread:.2g} %: take it as undetermined."
+        )
     if not opened.charge_measured and opened.n_modes > 0:
         result.append(
             f"{counted(int(opened.n_modes), 'mode')} of the density with more than 90 % of the "
@@ -102,8 +119,6 @@ def notes(s: Solutions, config: Config) -> list[str]:
             f"{100 * opened.charge_free:.0f} % of a constant in the support: the data do not fix "
             f"these numbers. What the density shows of them comes from the support and positivity."
         )
-    if config.positive and np.iscomplexobj(s.density):
-        result.append("The density is complex.")
     return result
 
 
