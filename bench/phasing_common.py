@@ -63,10 +63,10 @@ def summary(solutions: Solutions) -> dict:
         "fsc_0143_voxels": number(s.crossing("fsc", 0.143)),
         "last_shell": float(s.curves["radius"][-1]),
         "support_share": float(s.support.mean()),
-        "undetermined_modes": number(s.open.n_modes),
-        "charge_measured": s.open.charge_measured,
-        "charge_free": number(s.open.charge_free),
-        "charge_spread": s.open.charge_spread,
+        "undetermined_modes": number(s.undetermined.n_modes),
+        "charge_measured": s.undetermined.charge_measured,
+        "charge_free": number(s.undetermined.charge_free),
+        "charge_spread": s.undetermined.charge_spread,
     }
 
 

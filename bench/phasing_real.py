@@ -87,6 +87,7 @@ def bcdi(args: argparse.Namespace) -> tuple[NDArray, Config, dict]:
         real=False, positive=False, seeds=args.seeds, schedule="3*(20ER 180HIO) 20ER",
         support="max", support_threshold=0.1, blur_start=2.0, blur_end=1.0, support_start=20,
         detwin=True, max_outside=0.5,
+        max_llk=1.5,  # not photons but errors of the data decide: the best is at 6 times the noise
     )  # fmt: skip
     return cropped, config, table
 

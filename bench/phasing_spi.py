@@ -72,7 +72,13 @@ class Kept:
 def one(args: argparse.Namespace, photons: float, hole: float, level: float, model: bool) -> dict:
     """Return the row of one kind of data, with or without a background in the model."""
     truth, counts = data(args.size, photons, hole, level)
-    config = Config(seeds=args.seeds, schedule=args.schedule, background=model, max_outside=1.0)
+    config = Config(
+        seeds=args.seeds,
+        schedule=args.schedule,
+        background=model,
+        max_outside=1.0,
+        max_llk=args.max_llk,
+    )
     measured = np.fft.ifftshift(np.isfinite(counts))
     began = time.perf_counter()
     with Kept() as kept:
@@ -83,7 +89,7 @@ def one(args: argparse.Namespace, photons: float, hole: float, level: float, mod
     good = sum(r >= limit for r in reaches)
     _, alignment = align(solutions.density, truth, scale=True)
     llk = solutions.scores["free_llk"][kept.finished]
-    charge = float(abs(solutions.open.charge) * alignment.scale / truth.sum())
+    charge = float(abs(solutions.undetermined.charge) * alignment.scale / truth.sum())
     return {
         "photons": photons,
         "hole_speckles": hole,
@@ -130,11 +136,13 @@ def main() -> None:
     parser.add_argument("--schedule", default=Config().schedule)
     parser.add_argument("--photons", type=float, nargs="+", default=[1e5, 1e6])
     parser.add_argument("--holes", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
+    parser.add_argument("--max-llk", type=float, default=Config().max_llk)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--machine")
     args = parser.parse_args()
     rows: list[dict] = []
-    table = {"size": args.size, "schedule": args.schedule, "threads": args.threads, "rows": rows}
+    names = ("size", "seeds", "schedule", "max_llk", "threads")
+    table = {**{name: getattr(args, name) for name in names}, "rows": rows}
     for photons in args.photons:
         for hole in args.holes:
             for level, model in ((0.0, False), (0.0, True), (1.0, False), (1.0, True)):

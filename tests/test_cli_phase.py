@@ -155,6 +155,21 @@ def test_resume_and_overwrite(volume, tmp_path, capsys, monkeypatch):
     assert phasing.Config.load(part / "config.toml").seed == 3
 
 
+def test_one_seed_and_nothing_held_out(volume, tmp_path, capsys):
+    values, weight = volume
+    np.save(tmp_path / "a.npy", np.where(weight > 0, values, -1.0))
+    options = ["--seeds", 1, "--free-fraction", 0, "--schedule", "40RAAR", "--background"]
+    assert (
+        main(words(tmp_path / "a.npy", "--out", tmp_path / "o", *options, "--max-outside", 1)) == 0
+    )
+    text = capsys.readouterr().out
+    assert "no voxel was held out" in text
+    assert "PRTF          1/e unknown (one seed)" in text
+    page = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    assert "Only one seed passed" in page
+    assert "nan" not in page.split("</style>")[1].split("<section>")[0]
+
+
 def test_every_option_is_described():
     parser = argparse.ArgumentParser()
     _options.add_config_options(parser, phasing.Config)

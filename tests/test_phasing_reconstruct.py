@@ -54,7 +54,7 @@ def test_image_comes_back(truth, solutions):
     assert solutions.r_factor < 0.1
     assert solutions.mode_weights[0] > 0.9
     np.testing.assert_allclose(solutions.voxel_size, 1 / (SIZE * 0.01))
-    assert solutions.open.charge_measured
+    assert solutions.undetermined.charge_measured
     middle = np.argwhere(solutions.support).mean(axis=0)
     assert np.abs(middle - SIZE // 2).max() < 3
 
@@ -109,8 +109,8 @@ def test_volume_with_missing_centre(volume):
     found = reconstruct(merged, config, weight=weight)
     assert correlation(found.density, density) > 0.9
     assert found.likelihood == "poisson"
-    assert not found.open.charge_measured
-    assert 0.1 < found.open.missing[0] < 0.9  # one speckle: weak, not open
+    assert not found.undetermined.charge_measured
+    assert 0.1 < found.undetermined.missing[0] < 0.9  # one speckle: weak, not open
     assert np.isnan(found.curves["prtf"][:3]).all()
     assert np.isfinite(found.curves["prtf"][3:]).all()
 
@@ -234,7 +234,7 @@ def test_save_and_load(solutions, tmp_path):
             assert a.keys() == b.keys()
             for name in a:
                 np.testing.assert_array_equal(a[name], b[name])
-        elif field.name == "open":
+        elif field.name == "undetermined":
             for name, value in dataclasses.asdict(a).items():
                 np.testing.assert_array_equal(value, getattr(b, name))
         else:

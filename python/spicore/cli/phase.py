@@ -168,7 +168,7 @@ def _summarize(solutions: phasing.Solutions, seconds: float) -> None:
     s = solutions
     rows = [
         ("seeds", f"{s.n_kept} of {len(s.scores['kept'])} passed"),
-        ("R factor", f"{s.r_factor:.4f} of the average, {s.free_r_factor:.4f} on held-out voxels"),
+        ("R factor", f"{s.r_factor:.4f} of the average, {_free_r_factor(s)}"),
         ("mode 0", f"{100 * s.mode_weights[0]:.1f} % of the power"),
         ("PRTF", f"1/e {_where(s, 'prtf', math.exp(-1))}; 0.5 {_where(s, 'prtf', 0.5)}"),
         ("FSC", f"0.5 {_where(s, 'fsc', 0.5)}; 0.143 {_where(s, 'fsc', 0.143)}"),
@@ -178,6 +178,12 @@ def _summarize(solutions: phasing.Solutions, seconds: float) -> None:
     print()
     for name, value in rows:
         print(f"{name:<12}  {value}")
+
+
+def _free_r_factor(solutions: phasing.Solutions) -> str:
+    if math.isnan(solutions.free_r_factor):
+        return "no voxel was held out"
+    return f"{solutions.free_r_factor:.4f} on held-out voxels"
 
 
 def _where(solutions: phasing.Solutions, curve: str, threshold: float) -> str:
@@ -193,7 +199,7 @@ def _where(solutions: phasing.Solutions, curve: str, threshold: float) -> str:
 
 def undetermined_line(solutions: Any) -> str:
     """Return in words what the measurement leaves open in its missing centre."""
-    opened = solutions.open
+    opened = solutions.undetermined
     if opened.charge_measured:
         return "nothing in the centre: the intensity at the origin was measured"
     charge = f"total charge (spread over seeds {100 * opened.charge_spread:.2g} %)"

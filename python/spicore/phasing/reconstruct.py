@@ -76,8 +76,9 @@ def reconstruct(
 
     Notes
     -----
-    Cost: iterations x seeds pairs of Fourier transforms. For the transfer of a pattern without
-    `weight` or `sigma` to likelihoods see `phasing.pattern.prepare`.
+    Cost: iterations x seeds pairs of Fourier transforms. Which likelihood ranks seeds follows from
+    what is given: `phasing.pattern.prepare`. Shells, of background and curves, take the voxels
+    of the density as cubes, so that those of an intensity of unequal axes are not.
     """
     config = config or Config()
     threads = n_threads(threads)
@@ -236,7 +237,7 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
         likelihood=pattern.likelihood,
         r_factor=trust.r_factor(model, amplitude, pattern.used),
         free_r_factor=trust.r_factor(model, amplitude, pattern.free),
-        open=trust.undetermined(objects, support, pattern.measured),
+        undetermined=trust.undetermined(objects, support, pattern.measured),
         config=config.to_toml(),
         voxel_size=voxel_size,
     )

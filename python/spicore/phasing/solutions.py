@@ -55,7 +55,7 @@ class Solutions:
         Of the average, without the free voxels.
     free_r_factor : float
         Of the average on the free voxels.
-    open : Undetermined
+    undetermined : Undetermined
         What neither data nor support determine.
     voxel_size : float64 [axes] or None
         Of the density, in Angstrom.
@@ -74,7 +74,7 @@ class Solutions:
     likelihood: str
     r_factor: float
     free_r_factor: float
-    open: Undetermined
+    undetermined: Undetermined
     config: str
     voxel_size: NDArray[np.float64] | None = field(default=None)
 
@@ -120,8 +120,8 @@ class Solutions:
                 file.create_group(group)
                 for name, value in getattr(self, group).items():
                     file[f"{group}/{name}"] = value.astype(object) if name == "reason" else value
-            opened = file.create_group("open")
-            for name, value in dataclasses.asdict(self.open).items():
+            opened = file.create_group("undetermined")
+            for name, value in dataclasses.asdict(self.undetermined).items():
                 opened[name] = value
             file.attrs.update(
                 format=FORMAT,
@@ -146,7 +146,7 @@ class Solutions:
             groups["scores"]["reason"] = np.array(
                 [text.decode() for text in groups["scores"]["reason"]], dtype=np.str_
             )
-            opened = {n: d[()] for n, d in file["open"].items()}
+            opened = {n: d[()] for n, d in file["undetermined"].items()}
             size = file.attrs["voxel_size"]
             return cls(
                 **{n: file[n][()] for n in _ARRAYS},
@@ -154,7 +154,7 @@ class Solutions:
                 likelihood=str(file.attrs["likelihood"]),
                 r_factor=float(file.attrs["r_factor"]),
                 free_r_factor=float(file.attrs["free_r_factor"]),
-                open=Undetermined(
+                undetermined=Undetermined(
                     **{n: v if isinstance(v, np.ndarray) else v.item() for n, v in opened.items()}
                 ),
                 config=str(file.attrs["config"]),

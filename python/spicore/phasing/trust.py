@@ -276,6 +276,8 @@ def _spread_by_shell(
 
 
 def r_factor(model: NDArray, amplitude: NDArray, where: NDArray[np.bool_]) -> float:
-    """Return sum ||F| - A| / sum A for a model intensity |F|^2 [*shape], where measured."""
+    """Return sum ||F| - A| / sum A for a model intensity |F|^2 [*shape], NaN if of no voxel."""
     a = amplitude[where]
+    if not a.size:
+        return float("nan")
     return float(np.abs(np.sqrt(model[where]) - a).sum() / max(a.sum(), 1e-300))

@@ -52,9 +52,15 @@ def _cards(s: Solutions) -> list[Card]:
         Card("PRTF 0.5", *_crossing(s, "prtf", 0.5, f"1/e: {_radius(s, 'prtf', np.exp(-1))}")),
         Card("FSC 0.5", *_crossing(s, "fsc", 0.5, f"0.143: {_radius(s, 'fsc', 0.143)}")),
         Card("Mode 0", f"{100 * s.mode_weights[0]:.1f} %", "of the power of the aligned seeds"),
-        Card("R factor", f"{s.r_factor:.3f}", f"{s.free_r_factor:.3f} on held-out voxels"),
+        Card("R factor", f"{s.r_factor:.3f}", _free_r_factor(s)),
         Card("Undetermined", *_open(s)),
     ]
+
+
+def _free_r_factor(s: Solutions) -> str:
+    if np.isnan(s.free_r_factor):
+        return "no voxel was held out"
+    return f"{s.free_r_factor:.3f} on held-out voxels"
 
 
 def _radius(s: Solutions, curve: str, threshold: float) -> str:
@@ -73,7 +79,7 @@ def _crossing(s: Solutions, curve: str, threshold: float, words: str) -> tuple[s
 
 
 def _open(s: Solutions) -> tuple[str, str]:
-    opened = s.open
+    opened = s.undetermined
     if opened.charge_measured:
         return NOTHING, "the origin was measured"
     spread = f"total charge {100 * opened.charge_spread:.2g} % apart over seeds"
@@ -106,7 +112,7 @@ def notes(s: Solutions, config: Config) -> list[str]:
             f"(log-likelihood {best:.3g}; noise alone {NOISE[s.likelihood]:g}). No seed may have "
             f"reached the solution, or the data hold a background or other errors."
         )
-    opened = s.open
+    opened = s.undetermined
     if opened.charge_is_open and opened.n_modes == 0:
         result.append(
             f"The total charge was not measured, and seeds differ in it by "
@@ -187,7 +193,7 @@ def _trust(s: Solutions) -> Section:
             "If all seeds were equal, mode 0 had everything.",
         ),
     ]
-    if len(s.open.missing):
+    if len(s.undetermined.missing):
         pictures.append(
             _shown(
                 "centre",

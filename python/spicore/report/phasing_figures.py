@@ -316,7 +316,7 @@ def mode_weights(solutions: Solutions) -> Figure:
 
 def centre_modes(solutions: Solutions) -> Figure:
     """Least determined modes of a missing centre: how much is missing, and spread over seeds."""
-    opened = solutions.open
+    opened = solutions.undetermined
     fig, ax = style.panel(3.2)
     x = np.arange(1, len(opened.missing) + 1)
     ax.bar(x - 0.2, 100 * opened.missing, 0.4, color=VERMILION, label="power not measured")
