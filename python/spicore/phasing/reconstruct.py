@@ -181,16 +181,7 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
     best = int(np.argmin(rank))
     if run.on_progress is not None:
         run.on_progress(_aligning(run, state))
-    finished = state.segment > 0
-    centred = _centring(state.x[best])
-    reference = np.roll(state.x[best], centred, tuple(range(len(centred))))
-
-    def align_in_place(s: int) -> Alignment:
-        state.x[s], alignment = align(state.x[s], reference)
-        return alignment
-
-    places = np.flatnonzero(finished).tolist()
-    alignments = dict(zip(places, in_threads(align_in_place, places, run.threads), strict=True))
+    reference, alignments = _align_all(run, state, best)
     best_first = np.argsort(rank)[: int(kept.sum())]
     objects = [state.x[s] for s in best_first]  # views
     supports = sum(like(state.support[s], alignments[s]).astype(np.int32) for s in best_first)
@@ -205,28 +196,19 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
         counts = frequencies.shell_counts(np.ones(pattern.shape, bool))
         curves["background"] = frequencies.shell_sums(power) / counts
     amplitude = np.sqrt(pattern.intensity)
-    n = len(kept)
-    shift = tuple(range(average.ndim))
     return Solutions(
         density=np.fft.fftshift(average),
         best=np.fft.fftshift(reference),
         support=np.fft.fftshift(support),
-        modes=np.fft.fftshift(modes, axes=tuple(i + 1 for i in shift)),
+        modes=np.fft.fftshift(modes, axes=tuple(range(1, modes.ndim))),
         mode_weights=weights,
         scores={
-            "seed": np.arange(n),
+            "seed": np.arange(len(kept)),
             "kept": kept,
             "rank": rank,
-            "free_llk": scores.free_llk,
-            "llk": scores.llk,
-            "r_factor": scores.r_factor,
-            "outside": scores.outside,
-            "support": state.support.reshape(n, -1).mean(axis=1),
-            "threshold": state.threshold,
-            "restarts": state.restarts,
-            "agreement": _of_seeds(alignments, n, "correlation", np.nan),
-            "inverted": _of_seeds(alignments, n, "inverted", False),
             "reason": np.array(reasons, dtype=np.str_),
+            **vars(scores),
+            **_of_seeds(state, alignments),
         },
         curves=curves,
         history={
@@ -241,6 +223,34 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
         config=config.to_toml(),
         voxel_size=voxel_size,
     )
+
+
+def _align_all(run: Run, state: State, best: int) -> tuple[NDArray, dict[int, Alignment]]:
+    """Align all finished seeds in place to the best one, whose centre of mass goes to index 0."""
+    centred = _centring(state.x[best])
+    reference = np.roll(state.x[best], centred, tuple(range(len(centred))))
+
+    def one(s: int) -> Alignment:
+        state.x[s], alignment = align(state.x[s], reference)
+        return alignment
+
+    places = np.flatnonzero(state.segment > 0).tolist()
+    return reference, dict(zip(places, in_threads(one, places, run.threads), strict=True))
+
+
+def _of_seeds(state: State, alignments: dict[int, Alignment]) -> dict[str, NDArray]:
+    """Return the scores that the state and the alignments hold."""
+    n = len(state.segment)
+    agreement, inverted = np.full(n, np.nan), np.zeros(n, bool)
+    for s, alignment in alignments.items():
+        agreement[s], inverted[s] = alignment.correlation, alignment.inverted
+    return {
+        "support": state.support.reshape(n, -1).mean(axis=1),
+        "threshold": state.threshold,
+        "restarts": state.restarts,
+        "agreement": agreement,
+        "inverted": inverted,
+    }
 
 
 def _score(run: Run, state: State) -> _Scores:
@@ -345,12 +355,6 @@ def _curves(objects: list[NDArray], pattern: Pattern, model: NDArray) -> dict[st
     count = frequencies.shell_counts(pattern.measured)
     data = np.divide(sums, count, out=np.full(radius.size, np.nan), where=count > 0)
     return {"radius": radius, "prtf": prtf, "fsc": fsc, "power": power, "data": data}
-
-
-def _of_seeds(alignments: dict[int, Alignment], n: int, name: str, missing: object) -> NDArray:
-    return np.array(
-        [getattr(alignments[s], name) if s in alignments else missing for s in range(n)]
-    )
 
 
 def _aligning(run: Run, state: State) -> Progress:
