@@ -85,7 +85,7 @@ def test_the_unseen_is_filled(truth, radius):
     assert smoothed.min() > 0.0
     next_to = (radius > 23) & (radius < 24)
     assert np.corrcoef(smoothed[next_to], truth[next_to])[0, 1] > 0.7
-    corner = smoothed[radius > 38]
+    corner = smoothed[radius > 38.2]  # beyond the cube that holds what was seen
     assert corner.std() < 1e-3 * corner.mean()
 
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import emc, metrics, orientations, simulate
+from . import emc, metrics, orientations, phasing, simulate
 from .detector import Detector
 from .errors import InputError, SpicoreError
 from .ewald import ewald_merge, ewald_slice
@@ -27,5 +27,6 @@ __all__ = [
     "match",
     "metrics",
     "orientations",
+    "phasing",
     "simulate",
 ]

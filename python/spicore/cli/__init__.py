@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import SpicoreError
-from . import classify2d, convert, demo, emc, info, report
+from . import classify2d, convert, demo, emc, info, phase, report
 
-COMMANDS = (demo, emc, classify2d, convert, report, info)
+COMMANDS = (demo, emc, phase, classify2d, convert, report, info)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE

@@ -81,8 +81,8 @@ def smooth(
     On 2,000 merged frames of sim_1bxr with true poses the correlation with the truth (shell mean
     removed) at radii 18/26/34/40 rises from .90/.70/.51/.29 to .92/.80/.76/.57.
 
-    Cost: 21 transforms of the observed cube each way, 3 s at N = 133 on two cores. Memory: ten volumes.
-    Source of the model: Goodman, Speckle Phenomena in Optics (2007).
+    Cost: 21 transforms of the observed cube each way, 3 s at N = 133 on two cores. Memory: ten
+    volumes. Source of the model: Goodman, Speckle Phenomena in Optics (2007).
     """
     intensity, weight = _checked(intensity, weight)
     extent = _validate.number("extent", extent, low=1e-6, high=LARGEST)

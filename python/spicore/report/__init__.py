@@ -89,4 +89,31 @@ def write_classes_report(
     return classes.write(Path(result), None if out is None else Path(out))
 
 
-__all__ = ["write_classes_report", "write_report"]
+def write_phasing_report(
+    result: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write the report of a phase retrieval: density, PRTF, FSC, scores of the seeds.
+
+    Parameters
+    ----------
+    result : path
+        `solutions.h5` of `spicore phase`.
+    out : path, optional
+        HTML file; default `report.html` beside the result. Replaced only when complete.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        There is no result, or the file cannot be written.
+    """
+    from . import phasing
+
+    return phasing.write(Path(result), None if out is None else Path(out))
+
+
+__all__ = ["write_classes_report", "write_phasing_report", "write_report"]
