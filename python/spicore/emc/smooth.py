@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from .. import _validate
 from .._dispatch import n_threads
@@ -163,7 +162,9 @@ class _Band:
     """
 
     def __init__(self, size: int, extent: float, threads: int) -> None:
-        self.size, self.threads = size, threads
+        from scipy import fft  # takes as long to import as all of spicore
+
+        self.fft, self.size, self.threads = fft, size, threads
         self.edge = fft.next_fast_len(size + MARGIN, real=True)
         self.b = b = min(int(np.ceil(2.0 * extent * self.edge)), (self.edge - 1) // 2)
         axis = np.concatenate([np.arange(b + 1), np.arange(-b, 0)])
@@ -185,13 +186,13 @@ class _Band:
         spectrum = np.zeros((self.edge, self.edge, self.edge // 2 + 1), np.complex64)
         spectrum[self.at] = self.root * coefficients
         cube = (self.edge,) * 3
-        field = fft.irfftn(spectrum, cube, norm="ortho", overwrite_x=True, workers=self.threads)
+        field = self.fft.irfftn(spectrum, cube, norm="ortho", workers=self.threads)
         return field[: self.size, : self.size, : self.size]
 
     def to_coefficients(self, field: NDArray[np.float32]) -> NDArray[np.complex64]:
         """Apply the adjoint of `to_field`."""
         cube = (self.edge,) * 3  # padded with 0
-        return fft.rfftn(field, cube, norm="ortho", workers=self.threads)[self.at] * self.root
+        return self.fft.rfftn(field, cube, norm="ortho", workers=self.threads)[self.at] * self.root
 
 
 def _solve(
