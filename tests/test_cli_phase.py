@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 
@@ -80,6 +81,14 @@ def test_emc_result_to_density(emc_result, tmp_path, capsys):
     page = (out / "report.html").read_text(encoding="utf-8")
     for name in ("slice-x", "projection-z", "surface-y", "agreement", "scores", "course", "centre"):
         assert f'<figure id="{name}"' in page
+
+
+def test_what_was_merged_is_read_of_a_smoothed_result(emc_result, tmp_path):
+    result = emc.Result.load(emc_result)
+    smoothed = dataclasses.replace(result, merged=result.intensity, intensity=result.intensity * 2)
+    smoothed.save(tmp_path / "result.h5")
+    got = read_intensity(str(tmp_path / "result.h5")).intensity
+    np.testing.assert_array_equal(got, result.intensity[0])
 
 
 def test_kinds_of_files(volume, emc_result, tmp_path):

@@ -85,7 +85,9 @@ def read_array(what: str, path: str, name: str) -> NDArray:
 def _from_hdf5(path: str, dataset: str | None, mode: int) -> Intensity:
     with reading_hdf5(path) as file:
         if file.attrs.get("format") == EMC_FORMAT and dataset is None:
-            values, weight = file["intensity"][()], file["weight"][()]
+            # Unsmoothed where there are both: voxels held out must be news, and photons Poisson.
+            name = "merged" if "merged" in file else "intensity"
+            values, weight = file[name][()], file["weight"][()]
             voxel_size = float(file.attrs["voxel_size"])
             if values.ndim == 4:
                 if not 1 <= mode <= len(values):
