@@ -92,7 +92,7 @@ def reconstruct(name: str, threads: int, control: bool, **options: object) -> di
         "log_likelihood": float(result.history["log_likelihood"][-1]),
         "shell_cc": {r: at(radius, cc, r) for r in RADII},
         "shell_cc_before_smoothing": {r: at(radius, rough, r) for r in RADII},
-        "half_set_cc": {r: at(half["radius"], half["shell_cc"], r) for r in RADII},
+        "half_set_cc": half and {r: at(half["radius"], half["shell_cc"], r) for r in RADII},
     }
     if name == "sim_1bxr":
         with h5py.File(folder / "photons_truth.h5") as file:
@@ -169,22 +169,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--machine", default=platform.node() or "unknown")
+    parser.add_argument("--jobs", nargs="*", help="do these alone, and keep other numbers")
     args = parser.parse_args()
+    path = ROOT / "bench" / "results" / f"main_job_{args.machine}.json"
     jobs = {
         "sim_4bed": ("sim_4bed", False, {}),
+        # as much as a run of Dragonfly does: one start, no half sets
+        "sim_4bed_one_start": ("sim_4bed", False, {"seeds": 1, "half_sets": False}),
         "sim_1bxr": ("sim_1bxr", False, {}),
         "sim_1bxr_shuffled": ("sim_1bxr", True, {}),
         "sim_1bxr_polar_num_div_6": ("sim_1bxr", False, {"num_div": 6}),
         "sim_1bxr_pixel_num_div_6": ("sim_1bxr", False, {"num_div": 6, "engine": "pixel"}),
     }
     table: dict = {"machine": args.machine, "threads": args.threads, "seed": args.seed}
+    if args.jobs:
+        table |= json.loads(path.read_text())
     for label, (name, control, options) in jobs.items():
+        if args.jobs and label not in args.jobs:
+            continue
         table[label] = reconstruct(name, args.threads, control, seed=args.seed, **options)
         print(label, json.dumps(table[label]), flush=True)
-    table["sim_1bxr_true_poses"] = true_poses()
-    # 73.5 / 11 degrees: the spacing of the polar engine's default grid
-    table["sim_1bxr_exhaustive_search"] = exhaustive_search(11, args.threads)
-    path = ROOT / "bench" / "results" / f"main_job_{args.machine}.json"
+    if not args.jobs:
+        table["sim_1bxr_true_poses"] = true_poses()
+        # 73.5 / 11 degrees: the spacing of the polar engine's default grid
+        table["sim_1bxr_exhaustive_search"] = exhaustive_search(11, args.threads)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(table, indent=2) + "\n")
     print(f"written {path}")
