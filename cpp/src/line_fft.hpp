@@ -41,9 +41,7 @@ template <class T> SPICORE_INLINE void store(T *p, const Vector<T> &v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-template <class T> struct Complex {
-  Vector<T> r, i;
-};
+template <class T> struct Complex { Vector<T> r, i; };
 
 // --- butterflies: a[k] := sum_r a[r] exp(-2 pi i r k / R)
 
