@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, TextIO
 
 from ..phasing import Progress
+from ._live import LiveLines, row
 from ._progress import duration, in_units
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 LEGEND = (
     "R: sum ||F|-A| / sum A; support: share of all voxels; of the seeds at work\n"
@@ -42,7 +41,7 @@ def seconds_left(progress: Progress) -> float:
     return (progress.total - progress.iterations) / max(progress.rate, 1e-9)
 
 
-class PhaseReporter:
+class PhaseReporter(LiveLines):
     """Shows a phase retrieval; `on_progress` is the callback of `phasing.reconstruct`.
 
     Parameters
@@ -51,32 +50,12 @@ class PhaseReporter:
         Default: stderr.
     """
 
+    HEAD = (LEGEND, HEADER)
+
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+        super().__init__(stream)
         self.last: Progress | None = None
         self._printed = -float("inf")
-        self._console: Console | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> PhaseReporter:
-        if self.stream.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._console = Console(file=self.stream)
-            live = Live(
-                console=self._console,
-                get_renderable=self._live_line,
-                refresh_per_second=5,
-                transient=True,
-            )
-            self._stack.enter_context(live)
-        self._print(LEGEND)
-        self._print(HEADER)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
     def on_progress(self, progress: Progress) -> None:
         """Take in how far it is."""
@@ -89,24 +68,10 @@ class PhaseReporter:
             self._print(line(progress))
             self._printed = now
 
-    def _print(self, text: str) -> None:
-        if self._console is None:
-            print(text, file=self.stream, flush=True)
-        else:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     def _live_line(self) -> RenderableType:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-
-        row = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            row.add_column(no_wrap=True)
         p = self.last
         if p is None:
-            row.add_row("starting", ProgressBar(total=1.0, width=24, pulse=True), "", "")
-            return row
+            return row("starting", 0.0, "", "")
         share = p.iterations / max(p.total, 1)
-        bar = ProgressBar(total=1.0, completed=share, width=24)
-        row.add_row(p.stage, bar, f"{100 * share:.0f} %", f"about {duration(seconds_left(p))} left")
-        return row
+        left = f"about {duration(seconds_left(p))} left"
+        return row(p.stage, share, f"{100 * share:.0f} %", left)

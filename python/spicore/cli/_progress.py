@@ -5,15 +5,14 @@ The lines are the same in a terminal and in a log; only the live line needs a te
 
 from __future__ import annotations
 
-import sys
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, TextIO
 
 from ..emc import Iteration
+from ._live import LiveLines, row
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 STAGES = {"grid": "grid", "refine": "refine", "even": "half 1", "odd": "half 2"}
 
@@ -64,7 +63,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 99.5 else duration(seconds).replace(" min ", "m")
 
 
-class Reporter:
+class Reporter(LiveLines):
     """Shows a reconstruction; its methods are the callbacks of `emc.reconstruct`.
 
     Parameters
@@ -75,38 +74,21 @@ class Reporter:
         Default: stderr.
     """
 
+    HEAD = (LEGEND, HEADER)
+
     def __init__(self, n_frames: int, stream: TextIO | None = None) -> None:
         self.n_frames = n_frames
-        self.stream = stream or sys.stderr
+        super().__init__(stream)
         self.finished = 0
         """Number of the last finished iteration, half sets aside."""
         self._stage = ""
         self._fraction = 0.0
         self._began = time.monotonic()
         self._expected: dict[bool, float] = {}  # seconds of the last iteration; key: refinement
-        self._console: Console | None = None
-        self._stack = ExitStack()
 
     def __enter__(self) -> Reporter:
         self._began = time.monotonic()
-        if self.stream.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._console = Console(file=self.stream)
-            live = Live(
-                console=self._console,
-                get_renderable=self._live_line,
-                refresh_per_second=5,
-                transient=True,
-            )
-            self._stack.enter_context(live)
-        self._print(LEGEND)
-        self._print(HEADER)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        return super().__enter__()
 
     def on_progress(self, stage: str, fraction: float) -> None:
         """Take in what an iteration is at."""
@@ -121,26 +103,12 @@ class Reporter:
         self._fraction = 0.0
         self._began = time.monotonic()
 
-    def _print(self, text: str) -> None:
-        if self._console is None:
-            print(text, file=self.stream, flush=True)
-        else:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     def _live_line(self) -> RenderableType:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-
         elapsed = time.monotonic() - self._began
         fraction, left = self._estimate(elapsed)
         share = f"{100 * fraction:.0f} %" if fraction else duration(elapsed)
         rest = "" if left is None else f"about {duration(left)} left"
-        row = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            row.add_column(no_wrap=True)
-        bar = ProgressBar(total=1.0, completed=fraction, width=24, pulse=fraction == 0.0)
-        row.add_row(self._stage or "reading frames", bar, share, rest)
-        return row
+        return row(self._stage or "reading frames", fraction, share, rest)
 
     def _estimate(self, elapsed: float) -> tuple[float, float | None]:
         """Fraction done and seconds left, from the frames done or the last iteration's time."""
