@@ -328,7 +328,7 @@ def test_file_and_report(result, tmp_path):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(InputError, match="no such file of classes"):
+    with pytest.raises(InputError, match="no such file of 'spicore classify2d'"):
         Classes.load(tmp_path / "classes.h5")
     make_detector().save(tmp_path / "detector.h5")
     with pytest.raises(InputError, match="must be a result of 'spicore classify2d'"):

@@ -1010,7 +1010,7 @@ def test_real_values_have_no_background(frames, detector):
 
 def test_resume_errors(frames, detector, tmp_path):
     path = tmp_path / "result.h5"
-    with pytest.raises(InputError, match=r"result\.h5: no such result file"):
+    with pytest.raises(InputError, match=r"result\.h5: no such file of 'spicore emc'"):
         run(frames, detector, small(), path, resume=True)
     with h5py.File(path, "w") as file:
         file["intensity"] = np.zeros(3)

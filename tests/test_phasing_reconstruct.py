@@ -239,7 +239,7 @@ def test_save_and_load(solutions, tmp_path):
                 np.testing.assert_array_equal(value, getattr(b, name))
         else:
             np.testing.assert_array_equal(a, b)
-    with pytest.raises(InputError, match=r"no such result file"):
+    with pytest.raises(InputError, match=r"no such file of 'spicore phase'"):
         Solutions.load(tmp_path / "other.h5")
 
 

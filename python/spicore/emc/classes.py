@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..io.files import reading_hdf5, writing_hdf5
+from ..io.files import arrays_of, reading_result, writing_hdf5
 
 FORMAT = "spicore-classes"
 
@@ -81,18 +80,11 @@ class Classes:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Classes:
         """Read a file that `save` wrote."""
-        path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such file of classes")
-        with reading_hdf5(path) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise InputError(
-                    f"{path} must be a result of 'spicore classify2d', it is other HDF5"
-                )
+        with reading_result(path, FORMAT, "classify2d") as file:
             voxel_size = float(file.attrs["voxel_size"])
             return cls(
                 **{name: file[name][()] for name in ARRAYS},
-                history={name: values[()] for name, values in file["history"].items()},
+                history=arrays_of(file["history"]),
                 voxel_size=None if np.isnan(voxel_size) else voxel_size,
                 config=str(file.attrs["config"]),
             )

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..io.files import reading_hdf5, writing_hdf5
+from ..io.files import arrays_of, reading_result, writing_hdf5
 
 FORMAT = "spicore-emc"
 
@@ -79,13 +78,9 @@ class Result:
         with writing_hdf5(path) as (file, _):
             for name in ("intensity", "weight", "patterns", *PER_FRAME):
                 file[name] = getattr(self, name)
-            for group, values in (
-                ("history", self.history),
-                ("half_sets", self.half_sets),
-                ("seeds", self.seeds),
-            ):
+            for group in GROUPS:
                 file.create_group(group)
-                for name, value in values.items():
+                for name, value in getattr(self, group).items():
                     file[f"{group}/{name}"] = value
             for name in OPTIONAL:
                 if getattr(self, name) is not None:
@@ -101,14 +96,9 @@ class Result:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Result:
         """Read a file that `save` wrote."""
-        path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such result file")
-        with reading_hdf5(path) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise InputError(f"{path} must be a result of 'spicore emc', it is other HDF5")
+        with reading_result(path, FORMAT, "emc") as file:
             arrays = {n: file[n][()] for n in ("intensity", "weight", "patterns", *PER_FRAME)}
-            groups = {g: {n: d[()] for n, d in file[g].items()} for g in GROUPS if g in file}
+            groups = {g: arrays_of(file[g]) for g in GROUPS if g in file}
             optional = {n: file[n][()] if n in file else None for n in OPTIONAL}
             voxel_size = float(file.attrs["voxel_size"])
             return cls(

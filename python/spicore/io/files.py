@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import h5py
 
@@ -44,6 +45,23 @@ def reading_hdf5(path: str) -> Iterator[h5py.File]:
             yield file
     except (OSError, RuntimeError, KeyError, TypeError) as error:  # TypeError: unknown dtype
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def reading_result(path: str | os.PathLike, kind: str, command: str) -> Iterator[h5py.File]:
+    """Open what `spicore <command>` wrote, whose attribute `format` is `kind`."""
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file of 'spicore {command}'")
+    with reading_hdf5(path) as file:
+        if file.attrs.get("format") != kind:
+            raise InputError(f"{path} must be a result of 'spicore {command}', it is other HDF5")
+        yield file
+
+
+def arrays_of(group: h5py.Group) -> dict[str, Any]:
+    """Read all that lies in a group."""
+    return {name: values[()] for name, values in group.items()}
 
 
 class _Sink(io.FileIO):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..io import mrc
-from ..io.files import reading_hdf5, writing_hdf5
+from ..io.files import arrays_of, reading_result, writing_hdf5
 from .trust import Undetermined
 
 FORMAT = "spicore-phasing"
@@ -136,17 +136,12 @@ class Solutions:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Solutions:
         """Read a file that `save` wrote."""
-        path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such result file")
-        with reading_hdf5(path) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise InputError(f"{path} must be a result of 'spicore phase', it is other HDF5")
-            groups = {g: {n: d[()] for n, d in file[g].items()} for g in _GROUPS}
+        with reading_result(path, FORMAT, "phase") as file:
+            groups = {group: arrays_of(file[group]) for group in _GROUPS}
             groups["scores"]["reason"] = np.array(
                 [text.decode() for text in groups["scores"]["reason"]], dtype=np.str_
             )
-            opened = {n: d[()] for n, d in file["undetermined"].items()}
+            opened = arrays_of(file["undetermined"])
             size = file.attrs["voxel_size"]
             return cls(
                 **{n: file[n][()] for n in _ARRAYS},
