@@ -75,8 +75,7 @@ void ewald_merge(const Exec &exec, const float *slices, const float *slice_weigh
   const Input in{slices, slice_weights, pixel_weights, stride, n_slices, quats,
                  q,      n_pixels,      size,          friedel};
   const dim3 grid(blocks(n_pixels, kSamples * kSteps), blocks(n_slices, 1));
-  merge_kernel<<<grid, kThreads, 0, stream(exec)>>>(in, accumulator);
-  check(cudaGetLastError(), "ewald_merge");
+  launch(exec, "ewald_merge", merge_kernel, grid, kThreads, 0, in, accumulator);
 }
 
 } // namespace spicore::cuda

@@ -55,9 +55,8 @@ void ewald_slice(const Exec &exec, const float *volume, std::int64_t size,
   if (n_slices == 0 || n_pixels == 0)
     return;
   const dim3 grid(blocks(n_pixels, kThreads * kPixels), blocks(n_slices, 1));
-  slice_kernel<<<grid, kThreads, 0, stream(exec)>>>(volume, size, quats, n_slices, q,
-                                                    n_pixels, friedel, out);
-  check(cudaGetLastError(), "ewald_slice");
+  launch(exec, "ewald_slice", slice_kernel, grid, kThreads, 0, volume, size, quats,
+         n_slices, q, n_pixels, friedel, out);
 }
 
 } // namespace spicore::cuda

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_cupy import fake_cupy
 from numpy.typing import NDArray
 
-from spicore import _core
-from spicore._dispatch import cuda_status
+import spicore as sp
+from spicore import _core, _dispatch
+from spicore._dispatch import CudaStatus, cuda_status
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +79,31 @@ def _on_cuda(name: str) -> Column:
         return Column(name, pytest.importorskip(name))
 
 
-@pytest.fixture(params=["cpu-baseline", "cpu-avx2", "cpu-avx512", "cuda-torch", "cuda-cupy"])
-def column(request: pytest.FixtureRequest) -> Iterator[Column]:
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> Column:
+    """CUDA's kernels on the CPU. They show that the code computes the right thing, nothing of
+    speed, and few of the races that hardware would show."""
+    try:
+        module = importlib.import_module("spicore._emulated")
+    except ModuleNotFoundError:
+        pytest.skip("CUDA: built without its emulation (SPICORE_EMULATE=OFF)")
+    cupy = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "spicore._cuda", module)
+    monkeypatch.setattr(sp, "_cuda", module, raising=False)
+    monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(True, True, "emulated"))
+    return Column("emulated", cupy)
+
+
+COLUMNS = ["cpu-baseline", "cpu-avx2", "cpu-avx512", "cuda-emulated", "cuda-torch", "cuda-cupy"]
+
+
+@pytest.fixture(params=COLUMNS)
+def column(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Column]:
     """Every way to run an operation, one after the other."""
     kind, name = request.param.split("-")
     if kind == "cpu":
         yield from _on_cpu(name)
+    elif name == "emulated":
+        yield _emulated(monkeypatch)
     else:
         yield _on_cuda(name)

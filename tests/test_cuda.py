@@ -6,17 +6,16 @@ What runs on a GPU is tested as the cuda columns of test_<operation>.py, and at 
 from __future__ import annotations
 
 import ast
-import ctypes
 import inspect
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_cupy import STREAM, FakeCupyArray, fake_cupy, on_gpu, relabelled
 from test_ewald_slice import problem
 
 import spicore as sp
@@ -26,9 +25,6 @@ from spicore.errors import CudaError, InputError, SpicoreError
 
 OPERATIONS = {"ewald_merge", "ewald_slice"}
 """Every operation that has a GPU side."""
-
-DEVICE_TYPE_OFFSET = {b"dltensor": 8, b"dltensor_versioned": 40}
-"""Bytes before the device type in the structure that a DLPack capsule points to."""
 
 
 class FakeGpuArray:
@@ -47,18 +43,6 @@ class FakeGpuArray:
         if version and not self.versioned:
             raise TypeError("unexpected keyword argument 'max_version'")
         return relabelled(self.array.__dlpack__(**version), self.device_type)
-
-
-def relabelled(capsule, device_type):
-    api = ctypes.pythonapi
-    api.PyCapsule_GetName.restype = ctypes.c_char_p
-    api.PyCapsule_GetName.argtypes = [ctypes.py_object]
-    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
-    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    name = api.PyCapsule_GetName(capsule)
-    address = api.PyCapsule_GetPointer(capsule, name) + DEVICE_TYPE_OFFSET[name]
-    ctypes.c_int32.from_address(address).value = device_type
-    return capsule
 
 
 @pytest.fixture
@@ -91,16 +75,17 @@ def test_imports_in_a_fresh_process_with_every_operation(cuda_module):
 
 
 def test_operations_are_those_of_the_build():
-    cmake = Path(__file__).resolve().parents[1] / "cuda" / "CMakeLists.txt"
+    cmake = Path(__file__).resolve().parents[1] / "CMakeLists.txt"
     listed = re.search(r"set\(cuda_operations ([^)]*)\)", cmake.read_text())[1]
     assert set(listed.split()) == OPERATIONS
     assert OPERATIONS <= set(dir(_core))
 
 
-@pytest.mark.parametrize("name", ["_core", "_cuda"])
-def test_stub_has_every_function_with_its_arguments(name, request):
-    module = _core if name == "_core" else request.getfixturevalue("cuda_module")
-    stub = ast.parse(Path(sp.__file__).with_name(f"{name}.pyi").read_text())
+@pytest.mark.parametrize("name", ["_core", "_cuda", "_emulated"])
+def test_stub_has_every_function_with_its_arguments(name):
+    module = pytest.importorskip(f"spicore.{name}")
+    stub_name = name.replace("_emulated", "_cuda")
+    stub = ast.parse(Path(sp.__file__).with_name(f"{stub_name}.pyi").read_text())
     declared = {f.name: len(f.args.args + f.args.posonlyargs) for f in stub.body if is_function(f)}
     signatures = {f: getattr(module, f).__doc__ for f in dir(module) if is_builtin(module, f)}
     # pybind11 writes "name(arg0: array, ...) -> None", or the argument's name.
@@ -212,24 +197,13 @@ def test_memory_is_released_after_the_call(no_gpu, versioned):
 # --- dispatch, with NumPy dressed up as CuPy and the CPU kernels as CUDA's
 
 
-class FakeCupyArray(np.ndarray):
-    __module__ = "cupy"
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-
 class OtherGpuArray(FakeCupyArray):
     def __dlpack_device__(self):
         return (2, 1)
 
 
-def on_gpu(x):
-    return np.ascontiguousarray(x).view(FakeCupyArray)
-
-
 @pytest.fixture
-def fake_cupy(monkeypatch):
+def launches(monkeypatch):
     """CuPy and spicore's CUDA module on a machine that has neither; returns the launches."""
     launches = []
 
@@ -244,30 +218,21 @@ def fake_cupy(monkeypatch):
 
         return launch
 
-    cupy = ModuleType("cupy")
-    for function in ("empty", "zeros", "ones", "asarray", "ascontiguousarray"):
-        made = getattr(np, function)
-        setattr(cupy, function, lambda *a, made=made, **k: on_gpu(made(*a, **k)))
-    cupy.flip = np.flip
-    cupy.cuda = SimpleNamespace(
-        Device=lambda index: nullcontext(),
-        get_current_stream=lambda index: SimpleNamespace(ptr=1234),
-    )
     cuda = ModuleType("spicore._cuda")
     for name in OPERATIONS:
         setattr(cuda, name, kernel(name))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     monkeypatch.setitem(sys.modules, "spicore._cuda", cuda)
     monkeypatch.setattr(sp, "_cuda", cuda, raising=False)
     monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(True, True, "1 usable GPU"))
     return launches
 
 
-def test_slice_on_a_gpu(fake_cupy):
+def test_slice_on_a_gpu(launches):
     arrays = problem(9, 3, 130)
     got = sp.ewald_slice(*map(on_gpu, arrays))
     assert isinstance(got, FakeCupyArray)
-    assert fake_cupy == [("ewald_slice", 1234)]
+    assert launches == [("ewald_slice", STREAM)]
     np.testing.assert_array_equal(np.asarray(got), sp.ewald_slice(*arrays))
     out = on_gpu(np.zeros((3, 130), np.float32))
     assert sp.ewald_slice(*map(on_gpu, arrays), out=out) is out
@@ -276,13 +241,13 @@ def test_slice_on_a_gpu(fake_cupy):
 
 @pytest.mark.parametrize("friedel", [False, True])
 @pytest.mark.parametrize("group", [None, "T"])
-def test_merge_on_a_gpu(fake_cupy, friedel, group):
+def test_merge_on_a_gpu(launches, friedel, group):
     _, quats, q = problem(9, 3, 130, reach=0.25)
     slices = np.random.default_rng(0).random((3, 130), np.float32)
     symmetry = orientations.point_group(group) if group else None
     options = {"symmetry": symmetry, "friedel": friedel}
     got = sp.ewald_merge(*map(on_gpu, (slices, quats, q)), 9, **options)
-    assert len(fake_cupy) == (12 if group else 1)
+    assert len(launches) == (12 if group else 1)
     for a, b in zip(got, sp.ewald_merge(slices, quats, q, 9, **options), strict=True):
         assert isinstance(a, FakeCupyArray)
         assert a.flags.c_contiguous
@@ -304,22 +269,22 @@ def test_merge_on_a_gpu(fake_cupy, friedel, group):
         ({"out": np.zeros((2, 8), "f4")}, r"out must be float32 \[2, 7\]"),
     ],
 )
-def test_wrong_arrays_on_a_gpu(fake_cupy, change, message):
+def test_wrong_arrays_on_a_gpu(launches, change, message):
     volume, quats, q = problem(5, 2, 7)
     arrays = {"volume": volume, "quats": quats, "q": q, **change}
     with pytest.raises(InputError, match=message):
         sp.ewald_slice(**{name: on_gpu(x) for name, x in arrays.items()})
-    assert fake_cupy == []
+    assert launches == []
 
 
-def test_layout_on_a_gpu(fake_cupy):
+def test_layout_on_a_gpu(launches):
     volume, quats, q = map(on_gpu, problem(5, 2, 7))
     with pytest.raises(InputError, match=r"volume must be C-contiguous \(on a GPU nothing is copi"):
         sp.ewald_slice(volume[::-1], quats, q)
     assert sp.ewald_slice(volume, quats, q[::-1]).shape == (2, 7)  # q is transposed anyway
 
 
-def test_one_device_and_one_library(fake_cupy):
+def test_one_device_and_one_library(launches):
     volume, quats, q = problem(5, 2, 7)
     with pytest.raises(InputError, match="volume and quats must be on one device, got cuda:0 and"):
         sp.ewald_slice(on_gpu(volume), quats, q)

@@ -24,7 +24,13 @@ void translate_cuda_error(std::exception_ptr p) {
 
 } // namespace
 
-PYBIND11_MODULE(_cuda, m) {
+#ifdef SPICORE_EMULATED
+#define SPICORE_MODULE _emulated
+#else
+#define SPICORE_MODULE _cuda
+#endif
+
+PYBIND11_MODULE(SPICORE_MODULE, m) {
   m.doc() = "CUDA kernels of spicore. Private: use the functions of the package.";
   py::register_local_exception_translator(&translate_cuda_error);
   m.def(
