@@ -5,13 +5,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <complex>
 #include <cstdint>
 #include <type_traits>
 
 namespace spicore::dlpack {
 
 enum DeviceType : std::int32_t { kCuda = 2, kCudaManaged = 13 };
-enum TypeCode : std::uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2 };
+enum TypeCode : std::uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2, kComplex = 5 };
 
 struct Array {
   void *data;
@@ -89,8 +90,12 @@ inline const Array *described(pybind11::handle capsule, bool &read_only) {
   return &static_cast<Managed *>(PyCapsule_GetPointer(p, "dltensor"))->array;
 }
 
+template <class T> constexpr bool is_complex = false;
+template <class T> constexpr bool is_complex<std::complex<T>> = true;
+
 template <class T> bool has_type(const Array &array) {
   constexpr TypeCode code = std::is_floating_point_v<T> ? kFloat
+                            : is_complex<T>             ? kComplex
                             : std::is_signed_v<T>       ? kInt
                                                         : kUnsigned;
   return array.type_code == code && array.type_bits == 8 * sizeof(T) &&

@@ -23,7 +23,7 @@ from spicore import _core, _dispatch, orientations
 from spicore._dispatch import CudaStatus, cuda_status
 from spicore.errors import CudaError, InputError, SpicoreError
 
-OPERATIONS = {"ewald_merge", "ewald_slice"}
+OPERATIONS = {"ewald_merge", "ewald_slice", "phase"}
 """Every operation that has a GPU side."""
 
 
@@ -71,7 +71,7 @@ def test_imports_in_a_fresh_process_with_every_operation(cuda_module):
     count, *names = run.stdout.split()
     assert int(count) == cuda_module.device_count()
     public = {name for name in names if not name.startswith("__")}
-    assert public - {"device_count", "device_status"} == OPERATIONS
+    assert public - {"device_count", "device_status", "phase_sizes"} == OPERATIONS
 
 
 def test_operations_are_those_of_the_build():

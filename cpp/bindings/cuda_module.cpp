@@ -50,4 +50,5 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
       "Number of usable GPUs.");
   spicore::bindings::add_ewald_slice(m);
   spicore::bindings::add_ewald_merge(m);
+  spicore::bindings::add_phase(m);
 }

@@ -6,6 +6,10 @@
 
 #include <pybind11/stl.h>
 
+#ifdef SPICORE_BACKEND_CUDA
+#include "phase_workspace.hpp"
+#endif
+
 namespace py = pybind11;
 using spicore::BackgroundRound;
 using spicore::Exec;
@@ -20,14 +24,39 @@ namespace {
 // (n0, n1, n2, real)
 using GridTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool>;
 
-template <class T> PhaseGrid grid_of(const GridTuple &tuple) {
+#ifdef SPICORE_BACKEND_CUDA
+// All columns are one block: spectra lie as the library's do.
+template <class T> int lanes_of(const PhaseGrid &grid) { return int(grid.columns()); }
+
+template <class T>
+std::array<std::int64_t, 2> scratch(const PhaseGrid &grid, std::int64_t n_seeds,
+                                    std::int64_t n_shells, int) {
+  return spicore::cuda::phase_scratch(grid, n_seeds, n_shells, sizeof(T));
+}
+#else
+template <class T> int lanes_of(const PhaseGrid &) {
   int of_float = 0, of_double = 0;
   SPICORE_CALL(phase_lanes, &of_float, &of_double);
+  return sizeof(T) == sizeof(float) ? of_float : of_double;
+}
+
+// Values of work, doubles of sums.
+template <class T>
+std::array<std::int64_t, 2> scratch(const PhaseGrid &grid, std::int64_t n_seeds,
+                                    std::int64_t n_shells, int threads) {
+  return {spicore::phase_workspace(grid, n_seeds, threads, sizeof(T)).size,
+          spicore::phase_sums(grid, n_shells)};
+}
+#endif
+
+template <class T> PhaseGrid grid_of(const GridTuple &tuple) {
   const auto [n0, n1, n2, real] = tuple;
   require(n0 > 0 && n1 > 0 && n2 > 0, "grid must have axes of at least 1");
   require(n0 < (1 << 30) && n1 < (1 << 30) && n2 < (1 << 30),
           "grid must have axes below 2^30");
-  return {n0, n1, n2, real, sizeof(T) == sizeof(float) ? of_float : of_double};
+  PhaseGrid grid = {n0, n1, n2, real, 1};
+  grid.lanes = lanes_of<T>(grid);
+  return grid;
 }
 
 // (background, shell, weight of shells)
@@ -64,9 +93,11 @@ void set_background(PhaseTask<T> &task, const std::optional<Background<T>> &tens
               std::equal(blocks.begin(), blocks.end(), background.shape.begin() + 1),
           "background must be [S, n0, blocks, lanes] and shell the same without S");
   task.n_shells = weight.shape[0] - 1;
+#ifndef SPICORE_BACKEND_CUDA // values on a GPU are not looked at
   for (std::int64_t i = 0; i < blocks[0] * blocks[1] * blocks[2]; ++i)
     require(shell.data[i] >= 0 && shell.data[i] <= task.n_shells,
             "shell must be from 0 to n_shells");
+#endif
   task.background = background.data;
   task.shell = shell.data;
   task.shell_weight = weight.data;
@@ -109,12 +140,10 @@ void phase(const GridTuple &grid, Tensor<X, 4> x, Tensor<const std::uint8_t, 4> 
   task.low = task.bounded ? (*phase_bounds)[0] : 0.0;
   task.high = task.bounded ? (*phase_bounds)[1] : 0.0;
   task.errors = errors.data;
-  require(
-      work.shape[0] >=
-          spicore::phase_workspace(task.grid, task.n_seeds, exec.threads, sizeof(T)).size,
-      "work must have phase_sizes' length");
-  require(sums.shape[0] >= exec.threads &&
-              sums.shape[1] >= spicore::phase_sums(task.grid, task.n_shells),
+  const auto [n_work, n_sums] =
+      scratch<T>(task.grid, task.n_seeds, task.n_shells, exec.threads);
+  require(work.shape[0] >= n_work, "work must have phase_sizes' length");
+  require(sums.shape[0] >= exec.threads && sums.shape[1] >= n_sums,
           "sums must be [threads, phase_sizes']");
   SPICORE_CALL(phase, exec, task, work.data, sums.data);
 }
@@ -124,9 +153,8 @@ template <class T>
 std::array<std::int64_t, 5> sizes(const GridTuple &tuple, std::int64_t n_seeds,
                                   std::int64_t n_shells, int threads) {
   const PhaseGrid grid = grid_of<T>(tuple);
-  return {grid.lanes, grid.blocks(), grid.column_blocks(),
-          spicore::phase_workspace(grid, n_seeds, threads, sizeof(T)).size,
-          spicore::phase_sums(grid, n_shells)};
+  const auto [n_work, n_sums] = scratch<T>(grid, n_seeds, n_shells, threads);
+  return {grid.lanes, grid.blocks(), grid.column_blocks(), n_work, n_sums};
 }
 
 std::array<std::int64_t, 5> phase_sizes(const GridTuple &grid, bool is_double,

@@ -18,6 +18,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 // All shared variables lie in one section, which is filled with NaN before each block.
 #define __shared__ static __attribute__((section("spicore_shared")))
 
@@ -41,6 +42,7 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719
 };
 
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct Stream *;
@@ -55,6 +57,8 @@ cudaError_t cudaGetLastError();
 const char *cudaGetErrorName(cudaError_t status);
 const char *cudaGetErrorString(cudaError_t status);
 cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
 
 namespace spicore::emulation {
 

@@ -20,3 +20,27 @@ def ewald_merge(
     stream: int,
     /,
 ) -> None: ...
+def phase_sizes(
+    grid: tuple[int, int, int, bool],
+    is_double: bool,
+    n_seeds: int,
+    n_shells: int,
+    threads: int,
+    /,
+) -> tuple[int, int, int, int, int]: ...
+def phase(
+    grid: tuple[int, int, int, bool],
+    x: Any,
+    support: Any,
+    target: Any,
+    total: float,
+    background: tuple[Any, Any, Any] | None,
+    rounds: list[Any],
+    positive: bool,
+    phase_bounds: tuple[float, float] | None,
+    work: Any,
+    sums: Any,
+    errors: Any,
+    stream: int,
+    /,
+) -> None: ...

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "spicore/exec.hpp"
+#include "spicore/host_device.hpp"
 
 namespace spicore {
 
@@ -16,14 +17,18 @@ struct PhaseGrid {
   bool real;
   int lanes; // of the instruction set and precision: phase_lanes
 
-  bool has_edge() const { return real && n2 % 2 == 0; }
+  SPI_HD bool has_edge() const { return real && n2 % 2 == 0; }
   // C: frequencies of the last axis that are in columns.
-  std::int64_t columns() const { return !real ? n2 : has_edge() ? n2 / 2 : (n2 + 1) / 2; }
-  std::int64_t column_blocks() const { return (columns() + lanes - 1) / lanes * n1; }
-  std::int64_t blocks() const { // of a plane
+  SPI_HD std::int64_t columns() const {
+    return !real ? n2 : has_edge() ? n2 / 2 : (n2 + 1) / 2;
+  }
+  SPI_HD std::int64_t column_blocks() const {
+    return (columns() + lanes - 1) / lanes * n1;
+  }
+  SPI_HD std::int64_t blocks() const { // of a plane
     return column_blocks() + (has_edge() ? (n1 + lanes - 1) / lanes : 0);
   }
-  std::int64_t voxels() const { return n0 * n1 * n2; }
+  SPI_HD std::int64_t voxels() const { return n0 * n1 * n2; }
 };
 
 // One pair of transforms: with p = P_M applied to the spectrum, x := a x + b p + c P_S(d
@@ -130,7 +135,10 @@ static inline std::int64_t phase_sums(const PhaseGrid &grid, std::int64_t n_shel
 //         to 256 bytes
 //   sums  [threads, phase_sums(grid, n_shells)] scratch
 //
-// phase_lanes: lanes of float and double vectors, for PhaseGrid.
+// phase_lanes: lanes of float and double vectors, for PhaseGrid; of the CPU only.
+//
+// On CUDA lanes is grid.columns(), all arrays are on the GPU, scratch is that of
+// cuda/phase_workspace.hpp, and the last round must not be from_old.
 SPICORE_OPERATION(phase, const Exec &exec, const PhaseTask<float> &task, float *work,
                   double *sums)
 SPICORE_OPERATION(phase, const Exec &exec, const PhaseTask<double> &task, double *work,

@@ -1,0 +1,286 @@
+// Fourier transforms of lines in shared memory, in place, by all threads of a block.
+//
+//   forward  y[place(k)] = sum_j x[j] exp(-2 pi i j k / n), not normalised
+//   inverse  y[j] = sum_k x[place(k)] exp(+2 pi i j k / n)
+//
+// Decimation in frequency leaves frequencies at digit-reversed places, and the inverse
+// takes them from there: no stage moves an element, so none needs a second buffer.
+// Radices 2, 3, 4, 5, 7, 8 and, at n^2 cost, larger primes.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "spicore/host_device.hpp"
+
+namespace spicore::cuda {
+
+template <class T> struct alignas(2 * sizeof(T)) Complex { T r, i; };
+
+template <class T> SPI_HD Complex<T> product(const Complex<T> &a, const Complex<T> &b) {
+  return {a.r * b.r - a.i * b.i, a.r * b.i + a.i * b.r};
+}
+
+template <class T> SPI_HD Complex<T> exchanged(const Complex<T> &a) { return {a.i, a.r}; }
+
+// --- butterflies: a[k] := sum_r a[r] exp(-2 pi i r k / R)
+
+// cos and sin(2 pi k / R) for 0 < k < R.
+template <int R> SPI_HD constexpr double turn_cosine(int k) {
+  const int j = 2 * k > R ? R - k : k;
+  return R == 3   ? -0.5
+         : R == 5 ? (j == 1 ? 0.30901699437494742410 : -0.80901699437494742410)
+         : j == 1 ? 0.62348980185873353053
+         : j == 2 ? -0.22252093395631440429
+                  : -0.90096886790241912624;
+}
+template <int R> SPI_HD constexpr double turn_sine(int k) {
+  const bool mirrored = 2 * k > R;
+  const int j = mirrored ? R - k : k;
+  const double s = R == 3   ? 0.86602540378443864676
+                   : R == 5 ? (j == 1 ? 0.95105651629515357212 : 0.58778525229247312917)
+                   : j == 1 ? 0.78183148246802980871
+                   : j == 2 ? 0.97492791218182360702
+                            : 0.43388373911755812048;
+  return mirrored ? -s : s;
+}
+
+// R = 3, 5, 7, in pairs r and R - r.
+template <class T, int R> struct Butterfly {
+  __device__ static void run(Complex<T> *a) {
+    constexpr int h = R / 2;
+    Complex<T> sum[h], difference[h];
+    const Complex<T> first = a[0];
+#pragma unroll
+    for (int j = 0; j < h; ++j) {
+      const Complex<T> p = a[j + 1], q = a[R - 1 - j];
+      sum[j] = {p.r + q.r, p.i + q.i};
+      difference[j] = {p.r - q.r, p.i - q.i};
+      a[0] = {a[0].r + sum[j].r, a[0].i + sum[j].i};
+    }
+#pragma unroll
+    for (int k = 1; k <= h; ++k) {
+      Complex<T> even = first, odd = {T(0), T(0)};
+#pragma unroll
+      for (int j = 0; j < h; ++j) {
+        const T c = T(turn_cosine<R>((j + 1) * k % R));
+        const T s = T(turn_sine<R>((j + 1) * k % R));
+        even = {even.r + sum[j].r * c, even.i + sum[j].i * c};
+        odd = {odd.r + difference[j].r * s, odd.i + difference[j].i * s};
+      }
+      a[k] = {even.r + odd.i, even.i - odd.r};
+      a[R - k] = {even.r - odd.i, even.i + odd.r};
+    }
+  }
+};
+
+template <class T> struct Butterfly<T, 2> {
+  __device__ static void run(Complex<T> *a) {
+    const Complex<T> p = a[0], q = a[1];
+    a[0] = {p.r + q.r, p.i + q.i};
+    a[1] = {p.r - q.r, p.i - q.i};
+  }
+};
+
+template <class T> struct Butterfly<T, 4> {
+  __device__ static void run(Complex<T> *a) {
+    const Complex<T> p = {a[0].r + a[2].r, a[0].i + a[2].i};
+    const Complex<T> q = {a[0].r - a[2].r, a[0].i - a[2].i};
+    const Complex<T> r = {a[1].r + a[3].r, a[1].i + a[3].i};
+    const Complex<T> s = {a[1].r - a[3].r, a[1].i - a[3].i};
+    a[0] = {p.r + r.r, p.i + r.i};
+    a[1] = {q.r + s.i, q.i - s.r};
+    a[2] = {p.r - r.r, p.i - r.i};
+    a[3] = {q.r - s.i, q.i + s.r};
+  }
+};
+
+template <class T> struct Butterfly<T, 8> {
+  __device__ static void run(Complex<T> *a) {
+    const T c = T(0.70710678118654752440);
+    Complex<T> even[4] = {a[0], a[2], a[4], a[6]}, odd[4] = {a[1], a[3], a[5], a[7]};
+    Butterfly<T, 4>::run(even);
+    Butterfly<T, 4>::run(odd);
+    odd[1] = {(odd[1].r + odd[1].i) * c, (odd[1].i - odd[1].r) * c};
+    odd[2] = {odd[2].i, -odd[2].r};
+    odd[3] = {(odd[3].i - odd[3].r) * c, -(odd[3].r + odd[3].i) * c};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      a[k] = {even[k].r + odd[k].r, even[k].i + odd[k].i};
+      a[k + 4] = {even[k].r - odd[k].r, even[k].i - odd[k].i};
+    }
+  }
+};
+
+// --- plans
+
+constexpr int kMostStages = 16; // of a length that fits shared memory
+
+struct LinePlan {
+  int n, n_stages;
+  int radix[kMostStages];
+};
+
+inline int next_radix(int n) {
+  if (n % 8 == 0 && n != 16) // 16 = 4 * 4
+    return 8;
+  for (const int radix : {4, 2, 3, 5, 7})
+    if (n % radix == 0)
+      return radix;
+  for (int radix = 11; radix * radix <= n; radix += 2)
+    if (n % radix == 0)
+      return radix;
+  return n;
+}
+
+inline LinePlan line_plan(int n) {
+  LinePlan plan = {n, 0, {}};
+  for (int rest = n; rest > 1; rest /= plan.radix[plan.n_stages++])
+    plan.radix[plan.n_stages] = next_radix(rest);
+  return plan;
+}
+
+SPI_HD int place_of(const LinePlan &plan, int frequency) {
+  int place = 0, m = plan.n;
+  for (int i = 0; i < plan.n_stages; ++i) {
+    m /= plan.radix[i];
+    place += frequency % plan.radix[i] * m;
+    frequency /= plan.radix[i];
+  }
+  return place;
+}
+
+// --- stages
+
+// Where the elements of a line are: even and odd ones apart.
+struct Path {
+  int even, odd, step;
+  __device__ int operator()(int j) const {
+    return (j & 1 ? odd : even) + (j >> 1) * step;
+  }
+};
+
+// `Lines` has a count and at(l), the path of line l. turns: exp(-2 pi i j / n), j < n.
+template <class T> struct Field {
+  Complex<T> *values;
+  const Complex<T> *turns;
+  int n;
+};
+
+// A stage of radix R takes n into blocks of R m. Neighbouring threads have neighbouring
+// lines, which do not share banks of memory, and the same twiddles.
+template <class T, int R, bool inverse, class Lines>
+__device__ void run_stage(const Field<T> &field, int m, const Lines &lines) {
+  const int step = field.n / (R * m), total = lines.count * (field.n / R);
+  for (int t = threadIdx.x; t < total; t += blockDim.x) {
+    const int q = t / lines.count, p = q % m, first = q / m * R * m + p;
+    const Path path = lines.at(t % lines.count);
+    Complex<T> a[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const Complex<T> v = field.values[path(first + r * m)];
+      a[r] = inverse ? exchanged(v) : v;
+      if (inverse && r > 0)
+        a[r] = product(a[r], field.turns[p * r * step]);
+    }
+    Butterfly<T, R>::run(a);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (!inverse && r > 0)
+        a[r] = product(a[r], field.turns[p * r * step]);
+      field.values[path(first + r * m)] = inverse ? exchanged(a[r]) : a[r];
+    }
+  }
+  __syncthreads();
+}
+
+constexpr int kOutputs = 4; // that a thread holds in a stage of any prime radix
+
+// Output k of one butterfly of any radix.
+template <class T, bool inverse>
+__device__ Complex<T> output_of(const Field<T> &field, const Path &path, int radix, int m,
+                                int p, int first, int k) {
+  const int step = field.n / (radix * m), of_radix = field.n / radix;
+  Complex<T> sum = {T(0), T(0)};
+  int turn = 0; // r k mod radix
+  for (int r = 0; r < radix; ++r) {
+    const Complex<T> v = field.values[path(first + r * m)];
+    Complex<T> a = inverse ? exchanged(v) : v;
+    if (inverse)
+      a = product(a, field.turns[p * r * step]);
+    a = product(a, field.turns[turn * of_radix]);
+    sum = {sum.r + a.r, sum.i + a.i};
+    turn += k;
+    turn -= turn >= radix ? radix : 0;
+  }
+  return inverse ? exchanged(sum) : product(sum, field.turns[p * k * step]);
+}
+
+// As many butterflies at a time as the threads can hold the outputs of.
+template <class T, bool inverse, class Lines>
+__device__ void run_general_stage(const Field<T> &field, int radix, int m,
+                                  const Lines &lines) {
+  const int total = lines.count * (field.n / radix);
+  const int together = int(blockDim.x) * kOutputs / radix;
+  for (int begin = 0; begin < total; begin += together) {
+    const int end = (begin + together < total ? begin + together : total) * radix;
+    Complex<T> outputs[kOutputs];
+    int to[kOutputs];
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      const int o = begin * radix + int(threadIdx.x) + j * int(blockDim.x);
+      to[j] = -1;
+      if (o >= end)
+        continue;
+      const int t = o / radix, k = o % radix, q = t / lines.count, p = q % m;
+      const int first = q / m * radix * m + p;
+      const Path path = lines.at(t % lines.count);
+      outputs[j] = output_of<T, inverse>(field, path, radix, m, p, first, k);
+      to[j] = path(first + k * m);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j)
+      if (to[j] >= 0)
+        field.values[to[j]] = outputs[j];
+    __syncthreads();
+  }
+}
+
+template <class T, bool inverse, class Lines>
+__device__ void run_radix(const Field<T> &field, int radix, int m, const Lines &lines) {
+  switch (radix) {
+  case 2:
+    return run_stage<T, 2, inverse>(field, m, lines);
+  case 3:
+    return run_stage<T, 3, inverse>(field, m, lines);
+  case 4:
+    return run_stage<T, 4, inverse>(field, m, lines);
+  case 5:
+    return run_stage<T, 5, inverse>(field, m, lines);
+  case 7:
+    return run_stage<T, 7, inverse>(field, m, lines);
+  case 8:
+    return run_stage<T, 8, inverse>(field, m, lines);
+  default:
+    return run_general_stage<T, inverse>(field, radix, m, lines);
+  }
+}
+
+// Ends with a barrier, unless n is 1.
+template <class T, bool inverse, class Lines>
+__device__ void transform(const Field<T> &field, const LinePlan &plan,
+                          const Lines &lines) {
+  int m = inverse ? 1 : plan.n; // length of a block's parts, radices of later stages
+  for (int i = 0; i < plan.n_stages; ++i) {
+    const int radix = plan.radix[inverse ? plan.n_stages - 1 - i : i];
+    if (!inverse)
+      m /= radix;
+    run_radix<T, inverse>(field, radix, m, lines);
+    if (inverse)
+      m *= radix;
+  }
+}
+
+} // namespace spicore::cuda
