@@ -58,6 +58,8 @@ def fake_cupy() -> ModuleType:
     cupy.empty = empty
     cupy.asnumpy = np.asarray
     cupy.flip = np.flip
+    cupy.roll = np.roll
+    cupy.uint8 = np.uint8
     cupy.cuda = SimpleNamespace(
         Device=lambda index: nullcontext(),
         get_current_stream=lambda index: SimpleNamespace(ptr=STREAM),

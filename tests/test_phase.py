@@ -1,20 +1,20 @@
-"""phase against its reference and what must hold, on every instruction set."""
+"""phase against its reference and what must hold, on every instruction set and on GPUs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import COLUMNS
 from test_expand import CPU
 
 from spicore import reference
 from spicore.errors import InputError
-from spicore.phasing import ALGORITHMS, Measured, Seeds, estimate, iterate, parse_schedule
+from spicore.phasing import ALGORITHMS, Measured, Seeds, kernels, parse_schedule
 from spicore.phasing.layout import SMALL, SpectrumLayout
 
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("current")
+cpu_only = pytest.mark.parametrize("column", CPU, indirect=True)
+gpu_only = pytest.mark.parametrize("column", [x for x in COLUMNS if x not in CPU], indirect=True)
 
 # One to three axes; powers of two, every radix, primes beyond them, one row or plane.
 SIZES = [
@@ -26,8 +26,37 @@ ERROR = {np.float32: 1e-5, np.float64: 1e-12}
 N = 3
 
 
+@pytest.fixture
+def current(column, monkeypatch):
+    """Makes `iterate` and `estimate` take starts in host memory to the column's and back."""
+    monkeypatch.setattr(Problem, "column", column)
+
+
+def iterate(measured, seeds, *arguments, **options):
+    column = Problem.column
+    if column.library is None:
+        return kernels.iterate(measured, seeds, *arguments, **options)
+    there = on_column(seeds)
+    errors = kernels.iterate(measured, there, *arguments, **options)
+    seeds.x[...] = column.back(there.x)
+    if seeds.background is not None:
+        seeds.background[...] = column.back(there.background)
+    return column.back(errors)
+
+
+def estimate(measured, seeds, **options):
+    return Problem.column.back(kernels.estimate(measured, on_column(seeds), **options))
+
+
+def on_column(seeds):
+    to = Problem.column.to
+    return Seeds(to(seeds.x), to(seeds.support), to(seeds.background))
+
+
 class Problem:
     """Two starts for a small object: data, supports, masks, limits and backgrounds."""
+
+    column = None
 
     def __init__(self, shape, dtype=np.float64, real=True, seed=0):
         self.rng = rng = np.random.default_rng(seed)
@@ -156,12 +185,44 @@ def test_values_that_are_not_measured_may_be_anything():
     np.testing.assert_array_equal(got.x, want.x)
 
 
+@cpu_only
 def test_image_too_large_for_one_plane_matches_reference():
     shape = (SMALL // 240, 300)
     for real in True, False:
         problem = Problem(shape, np.float32, real)
         assert SpectrumLayout.of(shape, real, np.float32).grid[:3] == (shape[0], 1, shape[1])
         compare(problem, "HIO", mask=True, background=True)
+
+
+# On a GPU spectra of these do not fit into shared memory.
+LARGE = {
+    (np.float32, True): (40, 37, 42),
+    (np.float32, False): (31, 32, 33),
+    (np.float64, True): (31, 30, 33),
+    (np.float64, False): (120, 130),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["HIO", "DM"])
+@pytest.mark.parametrize(("dtype", "real"), LARGE)
+def test_large_objects_match_reference(dtype, real, algorithm):
+    problem = Problem(LARGE[dtype, real], dtype, real)
+    compare(problem, algorithm, mask=True, beta=0.8)
+    compare(problem, algorithm, mask=True, limit=True, background=True, beta=0.8)
+
+
+@gpu_only
+@pytest.mark.parametrize(("dtype", "real"), LARGE)
+def test_small_objects_need_no_memory_and_large_ones_cufft(dtype, real):
+    from spicore import _cuda
+
+    def sizes(*grid):
+        return _cuda.phase_sizes((*grid, real), dtype == np.float64, 2, 0, 1)
+
+    assert sizes(1, 64, 64)[3:] == [0, 0]
+    n0, n1, n2 = SpectrumLayout(LARGE[dtype, real], real, 1, 0, 0).grid[:3]
+    spectrum = n0 * n1 * (n2 // 2 + 1 if real else n2)
+    assert sizes(n0, n1, n2)[3] >= 2 * 2 * spectrum
 
 
 def test_control_of_a_wrong_beta():
@@ -219,6 +280,7 @@ def test_half_spectrum_equals_complex(algorithm, shape):
     np.testing.assert_allclose(real.background, full.background, atol=1e-11)
 
 
+@cpu_only
 @pytest.mark.parametrize("real", [True, False])
 @pytest.mark.parametrize("shape", [(40, 40), (12, 24, 40), (600, 260), (64, 64, 40)])
 def test_results_do_not_depend_on_threads(shape, real):
@@ -307,6 +369,7 @@ def test_no_seeds_and_no_iterations():
 # --- layout
 
 
+@cpu_only
 @pytest.mark.parametrize("real", [True, False])
 @pytest.mark.parametrize("shape", SIZES)
 def test_blocks_hold_every_frequency_once(shape, real):
@@ -341,6 +404,7 @@ def iterate_with(algorithm="ER", n=1, options=None, real=True, **changes):
 COMPLEX = {"real": False, "x": np.ones((2, 4, 6), np.complex64)}
 
 
+@cpu_only
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -379,6 +443,7 @@ def test_bad_input_is_refused(call, message):
         call()
 
 
+@cpu_only
 def test_read_only_objects_are_refused():
     x = np.ones((2, 4, 6), np.float32)
     x.flags.writeable = False
@@ -389,6 +454,7 @@ def test_read_only_objects_are_refused():
 # --- schedules
 
 
+@cpu_only
 @pytest.mark.parametrize(
     ("text", "steps"),
     [
@@ -402,6 +468,7 @@ def test_schedules(text, steps):
     assert parse_schedule(text) == steps
 
 
+@cpu_only
 @pytest.mark.parametrize(
     ("text", "message"),
     [
