@@ -123,11 +123,27 @@ def test_image_of_a_complex_object(tmp_path, capsys):
     np.save(tmp_path / "m.npy", values > 0)
     options = ["--no-real", "--no-positive", "--support", "fixed", "--mask", tmp_path / "m.npy"]
     options += ["--start-support", tmp_path / "s.npy"]
+    options += ["--max-phase", 2, "--coherence", 20]
     assert main(words(tmp_path / "a.npy", "--out", tmp_path / "o", *QUICK, *options)) == 0
     assert sorted(os.listdir(tmp_path / "o")) == ["config.toml", "report.html", "solutions.h5"]
+    assert re.search(r"^coherence +\d+ % of each intensity in place", capsys.readouterr().out, re.M)
     page = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
     for name in ("image", "phase"):
         assert f'<figure id="{name}"' in page
+
+
+def test_histogram_of_a_real_object(tmp_path):
+    x = np.zeros((32, 32))
+    x[12:20, 12:19] = np.random.default_rng(0).uniform(1, 2, (8, 7))
+    np.save(tmp_path / "a.npy", np.fft.fftshift(np.abs(np.fft.fftn(x)) ** 2))
+    np.save(tmp_path / "s.npy", x != 0)
+    np.save(tmp_path / "h.npy", 100 * x[x != 0])
+    options = ["--support", "fixed", "--start-support", tmp_path / "s.npy"]
+    options += ["--histogram", tmp_path / "h.npy"]
+    assert main(words(tmp_path / "a.npy", "--out", tmp_path / "o", *QUICK, *options)) == 0
+    best = phasing.Solutions.load(tmp_path / "o" / "solutions.h5").best
+    inside = np.sort(best[best > 0])
+    np.testing.assert_allclose(inside / inside.mean(), np.sort(x[x > 0]) / x[x > 0].mean(), 1e-4)
 
 
 def test_resume_and_overwrite(volume, tmp_path, capsys, monkeypatch):

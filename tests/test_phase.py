@@ -10,6 +10,7 @@ from test_expand import CPU
 from spicore import reference
 from spicore.errors import InputError
 from spicore.phasing import ALGORITHMS, Measured, Seeds, kernels, parse_schedule
+from spicore.phasing.histogram import project_histogram
 from spicore.phasing.layout import SMALL, SpectrumLayout
 
 pytestmark = pytest.mark.usefixtures("current")
@@ -73,6 +74,11 @@ class Problem:
         self.limit[self.symmetric(rng.random(shape)) > 0.6] = np.inf
         blurred = self.amplitude.mean() * self.symmetric(rng.random((2, *shape)))
         self.background = (0.3 * blurred).astype(dtype)
+        box = [min(5 if len(shape) < 3 else 3, n - 1 + n % 2) for n in shape]
+        kernel = self.symmetric(rng.random((2, *box)), roll=0)
+        kernel[(slice(None), *(n // 2 for n in kernel.shape[1:]))] += 1
+        self.kernel = kernel / kernel.reshape(2, -1).sum(1).reshape(2, *[1] * len(shape))
+        self.histogram = rng.gamma(2.0, 1.0, 37)
 
     def values(self, shape):
         x = self.rng.normal(0.3, 1.0, shape)
@@ -80,28 +86,35 @@ class Problem:
             x = x + 1j * self.rng.normal(0.3, 1.0, shape)
         return x.astype(self.dtype if self.real else np.result_type(self.dtype, np.complex64))
 
-    def symmetric(self, x):
-        """Equal at q and -q along the last axes, if the object is real."""
+    def symmetric(self, x, roll=1):
+        """Equal at q and -q along the last axes, if the object is real; 0 at index 0, or (`roll`
+        0) in the middle."""
         if not self.real:
             return x
         axes = tuple(range(x.ndim - len(self.shape), x.ndim))
-        return 0.5 * (x + np.roll(np.flip(x, axes), 1, axes))
+        return 0.5 * (x + np.roll(np.flip(x, axes), roll, axes))
 
     def measured(self, mask=False, limit=False):
         return Measured(
             self.amplitude, self.mask if mask else None, self.limit if limit else None, self.real
         )
 
-    def seeds(self, background=False):
-        return Seeds(self.x.copy(), self.support, self.background.copy() if background else None)
+    def seeds(self, background=False, coherence=False):
+        return Seeds(
+            self.x.copy(), self.support, self.background.copy() if background else None,
+            self.kernel if coherence else None,
+        )  # fmt: skip
 
-    def wanted(self, algorithm, n=N, mask=False, limit=False, background=False, **options):
+    def wanted(
+        self, algorithm, n=N, mask=False, limit=False, background=False, coherence=False, **options
+    ):
         """x [S, *shape], background and errors [S, n] of the reference."""
         results = [
             reference.phase(
                 self.x[s], self.amplitude, self.support[s] != 0, algorithm, n,
                 mask=self.mask if mask else None, limit=self.limit if limit else None,
-                background=self.background[s] if background else None, **options,
+                background=self.background[s] if background else None,
+                coherence=self.kernel[s] if coherence else None, **options,
             )
             for s in range(2)
         ]  # fmt: skip
@@ -113,10 +126,13 @@ def assert_close(got, want, dtype):
     assert np.linalg.norm(got - want) <= ERROR[dtype] * np.linalg.norm(want)
 
 
-def compare(problem, algorithm, *, mask=False, limit=False, background=False, **options):
-    seeds = problem.seeds(background)
+def compare(
+    problem, algorithm, *, mask=False, limit=False, background=False, coherence=False, **options
+):
+    seeds = problem.seeds(background, coherence)
     errors = iterate(problem.measured(mask, limit), seeds, algorithm, N, **options)
-    x, b, want = problem.wanted(algorithm, mask=mask, limit=limit, background=background, **options)
+    parts = {"mask": mask, "limit": limit, "background": background, "coherence": coherence}
+    x, b, want = problem.wanted(algorithm, **parts, **options)
     assert_close(seeds.x, x, problem.dtype)
     assert_close(errors, want, problem.dtype)
     if background:
@@ -173,6 +189,66 @@ def test_phase_bounds_of_a_whole_turn_are_none():
         iterate(problem.measured(), seeds, "ER", 2, phase_bounds=bounds)
         results.append(seeds.x)
     np.testing.assert_array_equal(*results)
+
+
+@cpu_only
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("real", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (24,), (13, 18), (5, 8, 12), (6, 4, 9)])
+@pytest.mark.parametrize("algorithm", ["ER", "RAAR", "DM"])
+def test_coherence_matches_reference(algorithm, shape, real, dtype):
+    problem = Problem(shape, dtype, real)
+    without = compare(problem, algorithm, mask=True, limit=True, beta=0.8)
+    got = compare(problem, algorithm, mask=True, limit=True, coherence=True, beta=0.8)
+    assert np.abs(got - without).max() > 1e-3
+
+
+@cpu_only
+def test_a_kernel_of_one_frequency_is_full_coherence():
+    problem = Problem((6, 8, 10), np.float32)
+    problem.kernel[...] = np.zeros(problem.kernel.shape[1:])
+    problem.kernel[:, 1, 1, 1] = 1
+    x = [problem.seeds(coherence=coherence) for coherence in (False, True)]
+    for seeds in x:
+        iterate(problem.measured(mask=True), seeds, "RAAR", 3)
+    assert_close(x[1].x, x[0].x, np.float32)
+
+
+@cpu_only
+@pytest.mark.parametrize(
+    ("shape", "dtype"),  # of many float32 values, some are close enough to change their order
+    [((30,), np.float32), ((30,), np.float64), ((13, 18), np.float64), ((5, 8, 12), np.float64)],
+)
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "DM"])
+def test_histogram_matches_reference(algorithm, shape, dtype):
+    problem = Problem(shape, dtype)
+    histogram = problem.histogram
+    without = compare(problem, algorithm, mask=True)
+    got = compare(problem, algorithm, mask=True, positive=True, histogram=histogram)
+    assert np.abs(got - without).max() > 1e-3
+
+
+@cpu_only
+@pytest.mark.parametrize("part", ["background", "coherence"])
+def test_histogram_with_background_or_coherence_matches_reference(part):
+    problem = Problem((5, 8, 12))
+    for algorithm in "RAAR", "ER":
+        compare(problem, algorithm, limit=True, mask=True, histogram=problem.histogram,
+                **{part: True})  # fmt: skip
+    compare(problem, "DM", histogram=problem.histogram, beta=1.0, **{part: True})
+
+
+@cpu_only
+def test_histogram_is_a_projection_up_to_a_factor():
+    problem = Problem((9, 10), np.float64)
+    seeds = problem.seeds()
+    x = estimate(problem.measured(), seeds, histogram=problem.histogram)[0]
+    inside = np.sort(x[problem.support[0] > 0])
+    places = (np.arange(inside.size) + 0.5) / inside.size
+    wanted = np.interp(places, (np.arange(37) + 0.5) / 37, np.sort(problem.histogram))
+    np.testing.assert_allclose(inside / wanted, inside.sum() / wanted.sum())
+    twice = project_histogram(x, problem.support[0] > 0, np.sort(5 * problem.histogram))
+    np.testing.assert_allclose(twice, x, atol=1e-12)
 
 
 def test_values_that_are_not_measured_may_be_anything():
@@ -295,6 +371,20 @@ def test_results_do_not_depend_on_threads(shape, real):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (16, 24, 40)])
+def test_coherent_results_do_not_depend_on_threads(shape):
+    problem = Problem(shape, np.float32)
+    results = []
+    for threads in (1, 2, 3):
+        seeds = problem.seeds(coherence=True)
+        options = {"histogram": problem.histogram, "threads": threads}
+        errors = iterate(problem.measured(mask=True), seeds, "RAAR", 3, **options)
+        results.append((errors, seeds.x))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("algorithm", ["RAAR", "DM"])
 def test_calls_continue_where_the_last_one_ended(algorithm):
     problem = Problem((10, 12, 14))
@@ -401,6 +491,10 @@ def iterate_with(algorithm="ER", n=1, options=None, real=True, **changes):
     return call
 
 
+def kernel_of(*shape):
+    return {"coherence": np.full((2, *shape), 1 / np.prod(shape))}
+
+
 COMPLEX = {"real": False, "x": np.ones((2, 4, 6), np.complex64)}
 
 
@@ -435,6 +529,21 @@ COMPLEX = {"real": False, "x": np.ones((2, 4, 6), np.complex64)}
         (iterate_with(support=np.ones((3, 4, 6), bool)), "support must have length 1 or 2, got 3"),
         (iterate_with(support=np.ones((2, 4, 5), bool)), r"support must be .*\[1 or S, 4, 6\]"),
         (iterate_with(background=np.ones((2, 4, 6))), "background must be float32"),
+        (iterate_with(**kernel_of(3, 3), background=np.ones((2, 4, 6), np.float32)),
+         "background must be None with coherence, got both"),
+        (iterate_with(coherence=np.ones((1, 3, 3))), r"coherence must be float64 \[2, box, box\]"),
+        (iterate_with(coherence=3), r"coherence must be float64 \[2, box, box\], got 3"),
+        (iterate_with(**kernel_of(3, 4)), r"coherence must have odd axes .*\[4, 6\], got \[3, 4\]"),
+        (iterate_with(**kernel_of(5, 3)), r"odd axes of at most \[4, 6\], got \[5, 3\]"),
+        (iterate_with(coherence=np.ones((2, 1, 1)) * 2), r"coherence must have sums of 1, got \[2"),
+        (iterate_with(coherence=-np.ones((2, 1, 1))), "coherence must be finite and at least 0"),
+        (iterate_with(coherence=np.array([[[0.5, 0, 0.5]]] * 2)), "coherence must be above 0 in"),
+        (iterate_with(options={"histogram": [1]}, **COMPLEX), "histogram must be None with a"),
+        (iterate_with("DM", options={"histogram": [1]}), "histogram must be None with DM unless"),
+        (iterate_with(options={"histogram": [1, np.nan]}), "histogram must be finite .* 1 NaN"),
+        (iterate_with(options={"histogram": []}), "histogram must be finite values, not all 0"),
+        (iterate_with(options={"histogram": "no"}), "histogram must be an array of numbers"),
+        (iterate_with(options={"histogram": [-1.0, 1.0], "positive": True}), "histogram must be "),
         (iterate_with(background=np.full((2, 4, 6), np.inf, np.float32)), "background must be fin"),
     ],
 )  # fmt: skip
@@ -449,6 +558,17 @@ def test_read_only_objects_are_refused():
     x.flags.writeable = False
     with pytest.raises(InputError, match="x must be writeable"):
         iterate_with(x=x)()
+
+
+@gpu_only
+@pytest.mark.parametrize("part", ["coherence", "histogram"])
+def test_coherence_and_histogram_are_refused_on_a_gpu(part):
+    problem = Problem((4, 6))
+    seeds = on_column(problem.seeds())
+    seeds.coherence = problem.kernel if part == "coherence" else None
+    histogram = problem.histogram if part == "histogram" else None
+    with pytest.raises(InputError, match="coherence and histogram must be None for starts on a"):
+        kernels.iterate(problem.measured(), seeds, "ER", 1, histogram=histogram)
 
 
 # --- schedules

@@ -91,6 +91,40 @@ def test_complex_object_with_fixed_support():
     assert found.scores["agreement"][best] == pytest.approx(1.0, abs=1e-3)
 
 
+def test_phases_stay_within_their_limit():
+    x = image(real=False)  # phases from -0.9 to 0.9
+    config = Config(
+        real=False, positive=False, support="fixed", seeds=2, schedule="60HIO 40ER", max_phase=0.4,
+        max_outside=1.0, max_llk=1e6,
+    )  # fmt: skip
+    bounded = reconstruct(intensity(x), config, support=x != 0)
+    free = reconstruct(intensity(x), dataclasses.replace(config, max_phase=0.0), support=x != 0)
+
+    def most(found):
+        inside = found.best[found.best != 0]
+        return np.abs(np.angle(inside * np.exp(-1j * np.angle(inside.sum())))).max()
+
+    assert most(bounded) <= 0.8 + 1e-6 < most(free)  # twice the limit: about another common phase
+
+
+def test_histogram_of_the_object_helps(truth):
+    """And a wrong one does not: the control."""
+    config = Config(seeds=4, schedule="60RAAR 40ER", support="fixed", max_outside=1.0, max_llk=1e6)
+    support = np.zeros(truth.shape, bool)
+    support[np.ix_(*[(truth != 0).any(axis) for axis in (1, 0)])] = True  # of 8 x 14 too much
+    values = truth[support]
+    wrong = np.random.default_rng(0).normal(10.0, 0.1, 50)
+    found, without, control = (
+        reconstruct(intensity(truth), config, support=support, histogram=histogram)
+        for histogram in (values, None, wrong)
+    )
+    assert np.ptp(found.best[support]) > 1
+    assert correlation(found.best, truth) > 0.999
+    assert found.r_factor < 0.3 * without.r_factor
+    assert correlation(control.best, truth) < 0.95
+    assert control.r_factor > 0.3
+
+
 @pytest.fixture(scope="module")
 def volume():
     """A particle of 10 voxels in 32^3 with a hole of one speckle, photons, and exposure."""
@@ -267,6 +301,15 @@ BAD = {
     ),
     "voxel size": ({"voxel_size": -1.0}, "voxel_size must be positive, one or 2, got -1"),
     "mask": ({"mask": 0 * ONES > 1}, "mask must be True where measured, got False everywhere"),
+    "histogram": ({"histogram": [np.nan]}, "histogram must be finite values, .* 1 NaN or infinite"),
+    "histogram, complex": (
+        {"histogram": ONES, "config": Config(real=False, positive=False)},
+        "histogram must be None with a complex object",
+    ),
+    "histogram, DM": (
+        {"histogram": ONES, "config": Config(schedule="10DM 10ER")},
+        "histogram must be None with DM unless beta is 1, got beta 0.9",
+    ),
     "threads": ({"threads": 0}, "threads must be between 1 and"),
 }
 

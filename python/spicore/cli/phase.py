@@ -63,6 +63,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="where the density may be: .npy, MRC, or HDF5 with 'support'; origin at n // 2",
     )
     files.add_argument(
+        "--histogram",
+        metavar="H",
+        help="values of the density in its support, in any order and unit: .npy, MRC, or HDF5 with "
+        "'histogram'",
+    )
+    files.add_argument(
         "--amplitude", action="store_true", help="INPUT holds square roots of the intensity"
     )
     files.add_argument(
@@ -96,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     mask = None if args.mask is None else read_array("mask", args.mask, "mask")
     support = args.start_support
     support = None if support is None else read_array("support", support, "support") != 0
+    values = args.histogram
+    values = None if values is None else read_array("histogram", values, "histogram")
     _inputs.check_writable(folder)
     noted_inputs.write_text(folder / CONFIG, config.to_toml())
     if not args.resume:
@@ -110,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 weight=data.weight,
                 mask=None if mask is None else mask != 0,
                 support=support,
+                histogram=values,
                 voxel_size=voxel_size,
                 threads=threads,
                 on_progress=reporter.on_progress,
@@ -175,6 +184,8 @@ def _summarize(solutions: phasing.Solutions, seconds: float) -> None:
         ("undetermined", undetermined_line(s)),
         ("time", duration(seconds)),
     ]
+    if s.in_place is not None:
+        rows.insert(-1, ("coherence", f"{100 * s.in_place:.0f} % of each intensity in place"))
     print()
     for name, value in rows:
         print(f"{name:<12}  {value}")

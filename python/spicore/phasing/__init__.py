@@ -1,6 +1,7 @@
 """Phase retrieval: intensities to objects."""
 
 from .align import Alignment, align
+from .coherence import update_coherence
 from .config import Config
 from .kernels import Measured, Seeds, estimate, iterate
 from .reconstruct import reconstruct
@@ -24,4 +25,5 @@ __all__ = [
     "parse_schedule",
     "reconstruct",
     "undetermined",
+    "update_coherence",
 ]

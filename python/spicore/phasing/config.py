@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from .. import _validate
 from ..emc.options import Options
@@ -30,6 +31,12 @@ class Config(Options):
         objects and Bragg peaks.
     positive : bool
         The object is not negative.
+    max_phase : float
+        Complex objects: the largest phase, in radians, up to one that is common to all voxels; 0:
+        any.
+    coherence : int
+        The light is partially coherent: intensities are blurred by a kernel, which is fitted anew
+        after this many iterations each; 20 is good. 0: coherent. Not together with a background.
     background : bool
         Fit an incoherent background that depends on |q| only. For the rejection of seeds it is
         part of the model.
@@ -85,6 +92,8 @@ class Config(Options):
     seeds: int = 20
     real: bool = True
     positive: bool = True
+    max_phase: float = 0.0
+    coherence: int = 0
     background: bool = False
     size: int = 0
     diameter: float = 0.0
@@ -113,6 +122,8 @@ class Config(Options):
         for name, low, high in (
             ("beta", 0.0, MOST_BETA),
             ("seeds", 1, 100_000),
+            ("max_phase", 0.0, math.pi),
+            ("coherence", 0, 1_000_000),
             ("size", 0, 100_000),
             ("diameter", 0.0, 1e5),
             ("start_threshold", 0.0, 1.0),
@@ -133,6 +144,10 @@ class Config(Options):
             _validate.number(name, getattr(self, name), low=low, high=high)
         if self.positive and not self.real:
             raise InputError("positive must be off for an object that is not real, got both")
+        if self.max_phase and self.real:
+            raise InputError(f"max_phase must be 0 for a real object, got {self.max_phase:g}")
+        if self.coherence and self.background:
+            raise InputError("background must be off with coherence, got both")
         if self.min_fraction >= self.max_fraction:
             raise InputError(
                 f"min_fraction must be below max_fraction, got {self.min_fraction:g} and "

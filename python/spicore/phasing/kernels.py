@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import _core, _validate
 from .._dispatch import CPU, backend_of, n_threads
 from ..errors import InputError
 from . import gpu
+from .batches import in_threads
+from .coherence import check_coherence, neighbours
+from .histogram import checked_histogram, project_histogram
 from .layout import SpectrumLayout, aligned
 from .schedule import ALGORITHMS
 
@@ -125,11 +128,15 @@ class Seeds:
     background : float [S, *shape] or None
         Amplitude of an incoherent background, >= 0 at the start, laid out as the measured
         amplitude, of the precision of x. As x, an iterate may leave its constraints.
+    coherence : float64 [S, *box] or None
+        Kernels with which partially coherent light blurs intensities: boxes of odd axes with the
+        origin in the middle, >= 0, of sum 1 (`phasing.coherence`). Not together with a background.
     """
 
     x: NDArray
     support: NDArray
     background: NDArray | None = None
+    coherence: NDArray[np.float64] | None = None
 
 
 def iterate(
@@ -141,6 +148,7 @@ def iterate(
     beta: float = 0.9,
     positive: bool = False,
     phase_bounds: tuple[float, float] | None = None,
+    histogram: ArrayLike | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Do n iterations of one algorithm in place.
@@ -177,6 +185,10 @@ def iterate(
         P_S sets negative values to 0; of a complex object it takes the real part first.
     phase_bounds : (float, float), optional
         Complex objects: P_S sets values with a phase outside of these to 0; radians, low < high.
+    histogram : float [M], optional
+        Real objects: values of the object in its support, in any order, number and unit. P_S gives
+        the values in the support, in their order, those of this histogram, times the factor that
+        fits best; whether `positive` then no longer matters. Not for DM unless beta = 1.
     threads : int, optional
         CPU threads, default all cores. Results do not depend on it.
 
@@ -204,15 +216,20 @@ def iterate(
 
     Cost: one pair of transforms an iteration, about ``5 V log2 V`` flops per start for V voxels
     of a real object, twice that for a complex one. Axes with prime factors above 7 take
-    longer: a prime n costs n^2 per line.
+    longer: a prime n costs n^2 per line. With `coherence` an iteration takes three transforms more,
+    two of them of intensities in float64; with a histogram it sorts the support.
 
     P_M sets a transform of 0 to the modulus with phase 0. With a background [1]_ the iterate is
     the pair (x, B): P_M scales both by ``A / sqrt(|F|^2 + B^2)``, P_S replaces B by its average
-    over shells of equal |q|, and by 0 where that is negative.
+    over shells of equal |q|, and by 0 where that is negative. With `coherence` g, P_M scales by
+    ``A / sqrt(|F|^2 conv g)`` [2]_, |F|^2 that of the iterate at its start, but for the own
+    frequency's part in the second P_M of DM.
 
     References
     ----------
     .. [1] K. Ayyer et al., J. Appl. Cryst. 54 (2021); ResEx-phasing.
+    .. [2] J. N. Clark et al., Nat. Commun. 3, 993 (2012).
+
        D. R. Luke, Inverse Problems 21, 37 (2005): RAAR. V. Elser, J. Opt. Soc. Am. A 20, 40
        (2003): difference map. J. R. Fienup, Appl. Opt. 21, 2758 (1982): HIO.
     """
@@ -220,39 +237,134 @@ def iterate(
     n = _count("n", n)
     beta = _beta(algorithm, beta)
     bounds = _phase_bounds(measured, positive, phase_bounds)
+    values = checked_histogram(histogram, (algorithm,), beta, real=measured.real, positive=positive)
+    rounds = _rounds(algorithm, beta)
     backend = backend_of(x=seeds.x, support=seeds.support, background=seeds.background)
     if backend is not CPU:
-        options = {"rounds": _rounds(algorithm, beta), "positive": positive, "phase_bounds": bounds}
+        if seeds.coherence is not None or values is not None:
+            raise InputError("coherence and histogram must be None for starts on a GPU")
+        options = {"rounds": rounds, "positive": positive, "phase_bounds": bounds}
         return gpu.iterate(backend, measured, seeds, n, _shells, **options)
     check(measured, seeds)
-    n_starts, dtype = len(seeds.x), seeds.x.real.dtype
-    errors = np.empty((n_starts, n))
-    if not n_starts:
+    errors = np.empty((len(seeds.x), n))
+    if not len(seeds.x):
         return errors
-    layout, target, total = measured.spectrum(dtype)
-    background = None if seeds.background is None else _background(seeds, layout)
-    n_shells = 0 if background is None else len(background[2]) - 1
-    workers = n_threads(threads)
-    sizes = _core.phase_sizes(layout.grid, dtype == np.float64, n_starts, n_shells, workers)
-    grid = layout.grid[:3]
-    _core.phase(
-        layout.grid,
-        seeds.x.reshape(n_starts, *grid),
-        seeds.support.view(np.uint8).reshape(-1, *grid),
-        target,
-        total,
-        background,
-        _rounds(algorithm, beta),
-        positive,
-        bounds,
-        aligned((sizes[3],), dtype),
-        np.empty((workers, sizes[4])),
-        errors,
-        workers,
-    )
-    if background is not None:
-        seeds.background[...] = layout.from_blocks(background[0])
+    kernel = _Kernel(measured, seeds, positive, bounds, n_threads(threads))
+    if seeds.coherence is None and values is None:
+        kernel.run(rounds, errors)
+        return errors
+    for i in range(n):
+        errors[:, i] = _iteration(kernel, seeds, rounds, values)
     return errors
+
+
+class _Kernel:
+    """The compiled kernel with what its calls share."""
+
+    def __init__(
+        self,
+        measured: Measured,
+        seeds: Seeds,
+        positive: bool,
+        bounds: tuple[float, float] | None,
+        threads: int,
+    ) -> None:
+        self.seeds, self.constraints, self.threads = seeds, (positive, bounds), threads
+        self.dtype = seeds.x.real.dtype
+        self.layout, self.target, self.total = measured.spectrum(self.dtype)
+
+    def run(self, rounds: list, errors: NDArray, held: NDArray | None = None) -> None:
+        """Do as many iterations as `errors` [S, n] has columns.
+
+        `held` [S, *shape] is a background that the rounds leave alone; else it is that of the
+        seeds.
+        """
+        seeds, layout = self.seeds, self.layout
+        n_starts, grid = len(seeds.x), layout.grid[:3]
+        values = seeds.background if held is None else held
+        background = None
+        if values is not None:
+            background = layout.to_blocks(values, 0), *_shells(layout)
+        n_shells = 0 if background is None else len(background[2]) - 1
+        is_double = self.dtype == np.float64
+        sizes = _core.phase_sizes(layout.grid, is_double, n_starts, n_shells, self.threads)
+        _core.phase(
+            layout.grid,
+            seeds.x.reshape(n_starts, *grid),
+            seeds.support.view(np.uint8).reshape(-1, *grid),
+            self.target,
+            self.total,
+            background,
+            rounds,
+            *self.constraints,
+            aligned((sizes[3],), self.dtype),
+            np.empty((self.threads, sizes[4])),
+            errors,
+            self.threads,
+        )
+        if held is None and background is not None:
+            seeds.background[...] = layout.from_blocks(background[0])
+
+
+_HELD = (1, 0, 1, 0, 0, 0, 0, 0, 0), False  # the background of a round that does not change it
+
+
+def _iteration(
+    kernel: _Kernel, seeds: Seeds, rounds: list, histogram: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Do what the compiled kernel cannot do within its passes; return R factors [S].
+
+    Of the blurred intensity, centre |F|^2 + neighbours^2, the second part is a background to the
+    kernel, and the object is scaled by the root of the centre.
+    """
+    held = None
+    if seeds.coherence is not None:
+        held, factor = _neighbours(seeds, kernel)
+        rounds = [(update, from_old, *_HELD) for update, from_old, *_ in rounds]
+        seeds.x *= factor
+    errors = np.empty((len(seeds.x), 1))
+    if histogram is None:
+        kernel.run(rounds, errors, held)
+    else:
+        _with_histogram(kernel, seeds, rounds[0], errors, held, histogram)
+    if held is not None:
+        seeds.x /= factor
+    return errors[:, 0]
+
+
+def _neighbours(seeds: Seeds, kernel: _Kernel) -> tuple[NDArray, NDArray]:
+    """Return what neighbours give to each amplitude [S, *shape], and roots of centres [S, 1...]."""
+    x, threads = seeds.x, kernel.threads
+    held, factor = np.empty(x.shape, kernel.dtype), np.empty(len(x), kernel.dtype)
+    by_seed = len(x) >= threads
+
+    def one(s: int) -> None:
+        held[s], centre = neighbours(x[s], seeds.coherence[s], 1 if by_seed else threads)
+        factor[s] = np.sqrt(centre)
+
+    in_threads(one, range(len(x)), threads if by_seed else 1)
+    return held, factor.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _with_histogram(
+    kernel: _Kernel,
+    seeds: Seeds,
+    of_round: tuple,
+    errors: NDArray,
+    held: NDArray | None,
+    histogram: NDArray[np.float64],
+) -> None:
+    """Take P_M x from the kernel, and do x := a x + b P_M x + c P_S(d x + e P_M x) here."""
+    (a, b, c, d, e, *_), *rest = of_round
+    old = seeds.x.copy()
+    kernel.run([((0, 1, 0, 0, 0, 0, 0), *rest)], errors, held)
+
+    def one(s: int) -> None:
+        p, support = seeds.x[s], seeds.support[s % len(seeds.support)] != 0
+        projected = project_histogram(d * old[s] + e * p, support, histogram)
+        seeds.x[s] = a * old[s] + b * p + c * projected
+
+    in_threads(one, range(len(old)), kernel.threads)
 
 
 def _rounds(algorithm: str, beta: float) -> list:
@@ -289,16 +401,13 @@ def _shells(layout: SpectrumLayout) -> tuple[NDArray[np.int32], NDArray[np.float
     return layout.to_blocks(shell, len(n)), weight
 
 
-def _background(seeds: Seeds, layout: SpectrumLayout) -> tuple:
-    return layout.to_blocks(seeds.background, 0), *_shells(layout)
-
-
 def estimate(
     measured: Measured,
     seeds: Seeds,
     *,
     positive: bool = False,
     phase_bounds: tuple[float, float] | None = None,
+    histogram: ArrayLike | None = None,
     threads: int | None = None,
 ) -> NDArray:
     """Return P_S P_M x of each start: the object to look at after iterates like DM's.
@@ -308,7 +417,7 @@ def estimate(
     measured : Measured
     seeds : Seeds
         Not changed.
-    positive, phase_bounds, threads
+    positive, phase_bounds, histogram, threads
         As in `iterate`.
 
     Returns
@@ -317,9 +426,11 @@ def estimate(
         Objects, of the type of x.
     """
     background = None if seeds.background is None else _copied(seeds.background)
-    copies = Seeds(_copied(seeds.x), seeds.support, background)
-    options = {"positive": positive, "phase_bounds": phase_bounds, "threads": threads}
-    iterate(measured, copies, "ER", 1, **options)
+    copies = replace(seeds, x=_copied(seeds.x), background=background)
+    iterate(
+        measured, copies, "ER", 1, positive=positive, phase_bounds=phase_bounds,
+        histogram=histogram, threads=threads,
+    )  # fmt: skip
     return copies.x
 
 
@@ -351,6 +462,10 @@ def check(measured: Measured, seeds: Seeds) -> None:
         raise InputError(f"support must have length 1 or {len(x)}, got {len(support)}")
     if seeds.background is not None:
         _check_background(seeds)
+    if seeds.coherence is not None:
+        if seeds.background is not None:
+            raise InputError("background must be None with coherence, got both")
+        check_coherence(seeds.coherence, len(x), measured.shape)
 
 
 def _check_background(seeds: Seeds) -> None:

@@ -14,12 +14,15 @@ from .._dispatch import n_threads
 from ..errors import InputError
 from . import frequencies, trust
 from .align import Alignment, align, like
+from .batches import in_threads
+from .coherence import blurred
 from .config import Config
+from .histogram import checked_histogram
 from .kernels import Seeds, estimate
 from .pattern import NOISE, Pattern, prepare
 from .run import Progress, Run, State
+from .schedule import parse_schedule
 from .solutions import Solutions
-from .supports import in_threads
 
 
 def reconstruct(
@@ -30,6 +33,7 @@ def reconstruct(
     mask: ArrayLike | None = None,
     sigma: ArrayLike | None = None,
     support: ArrayLike | None = None,
+    histogram: ArrayLike | None = None,
     voxel_size: float | ArrayLike | None = None,
     threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -53,6 +57,10 @@ def reconstruct(
     support : bool [*shape], optional
         Where the object may be, about ``n // 2``: the first support, which never grows beyond.
         Of the shape of the intensity, or of the cropped one.
+    histogram : float [M], optional
+        Values of the real object in its support, of any number, order and unit: its own values are
+        given these, in their order. The first support should then be tight, as with `support`.
+        Not with DM in the schedule unless beta is 1.
     voxel_size : float or float [axes], optional
         Of the intensity, in 1/Angstrom; that of the density is 1 / (n voxel_size).
     threads : int, optional
@@ -95,8 +103,12 @@ def reconstruct(
     bound = None if support is None else _support(support, np.shape(intensity), pattern.shape)
     size = _density_voxel(voxel_size, pattern.shape)
     path = None if out is None else f"{os.fspath(out)}.state"
-    key = _key(pattern, config, bound)
-    run = Run(pattern, config, bound, threads, on_progress, path, key)
+    algorithms = [name for name, _ in parse_schedule(config.schedule)]
+    values = checked_histogram(
+        histogram, algorithms, config.beta, real=config.real, positive=config.positive
+    )
+    key = _key(pattern, config, bound, values)
+    run = Run(pattern, config, bound, threads, values, on_progress, path, key)
     if resume and out is not None and os.path.isfile(out) and not os.path.isfile(path):
         return _finished(out, config)
     if resume and path is not None and os.path.isfile(path):
@@ -150,9 +162,9 @@ def _density_voxel(
     return 1.0 / (np.array(shape) * values)
 
 
-def _key(pattern: Pattern, config: Config, bound: NDArray | None) -> str:
+def _key(pattern: Pattern, config: Config, bound: NDArray | None, histogram: NDArray | None) -> str:
     digest = hashlib.sha256()
-    for part in (pattern.intensity, pattern.precision, pattern.free, bound):
+    for part in (pattern.intensity, pattern.precision, pattern.free, bound, histogram):
         digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
     digest.update(f"{pattern.shape} {pattern.likelihood}\n{config.to_toml()}".encode())
     return digest.hexdigest()
@@ -195,6 +207,9 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
         model = model + power
         counts = frequencies.shell_counts(np.ones(pattern.shape, bool))
         curves["background"] = frequencies.shell_sums(power) / counts
+    coherence = None if state.coherence is None else state.coherence[kept].mean(axis=0)
+    if coherence is not None:
+        model = blurred(model, coherence, run.threads)
     amplitude = np.sqrt(pattern.intensity)
     return Solutions(
         density=np.fft.fftshift(average),
@@ -222,6 +237,7 @@ def _judge(run: Run, state: State, voxel_size: NDArray | None) -> Solutions:
         undetermined=trust.undetermined(objects, support, pattern.measured),
         config=config.to_toml(),
         voxel_size=voxel_size,
+        coherence=coherence,
     )
 
 
@@ -265,10 +281,13 @@ def _score(run: Run, state: State) -> _Scores:
         background = None if state.background is None else state.background[s : s + 1]
         if background is not None:
             model += background[0] ** 2
+        coherence = None if state.coherence is None else state.coherence[s : s + 1]
+        if coherence is not None:
+            model = blurred(model, coherence[0])
         scores.llk[s] = pattern.llk(model, pattern.used)
         scores.free_llk[s] = pattern.llk(model, pattern.free)
         scores.r_factor[s] = trust.r_factor(model, amplitude, pattern.used)
-        seeds = Seeds(state.x[s : s + 1], everywhere, background)
+        seeds = Seeds(state.x[s : s + 1], everywhere, background, coherence)
         power = np.abs(estimate(run.measured, seeds, threads=1)[0]) ** 2
         outside = power[~state.support[s]].sum(dtype=np.float64)
         scores.outside[s] = outside / max(power.sum(dtype=np.float64), 1e-300)

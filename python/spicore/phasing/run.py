@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..io.files import reading_hdf5, writing_hdf5
 from . import frequencies
+from .coherence import first_kernel, update_coherence
 from .config import Config
 from .kernels import Measured, Seeds, estimate, iterate
 from .pattern import Pattern
@@ -77,6 +78,7 @@ class State:
         P_S P_M x once a seed is finished.
     support : bool [S, *shape]
     background : float32 [S, *shape] or None
+    coherence : float64 [S, *box] or None
     threshold, start_threshold : float64 [S]
     restarts, segment : int64 [S]
         Segments done; -1: given up.
@@ -88,6 +90,7 @@ class State:
     x: NDArray
     support: NDArray[np.bool_]
     background: NDArray[np.float32] | None
+    coherence: NDArray[np.float64] | None
     threshold: NDArray[np.float64]
     start_threshold: NDArray[np.float64]
     restarts: NDArray[np.int64]
@@ -108,6 +111,7 @@ class State:
             np.zeros((n, *shape), np.float32 if pattern.real else np.complex64),
             np.zeros((n, *shape), bool),
             np.zeros((n, *shape), np.float32) if config.background else None,
+            np.stack([first_kernel(shape)] * n) if config.coherence else None,
             config.support_threshold * own,
             config.start_threshold * first,
             np.zeros(n, np.int64),
@@ -149,6 +153,8 @@ class Run:
     bound : bool [*shape] or None
         First support, which is also its upper bound; None: from the autocorrelation.
     threads : int
+    histogram : float [M] or None
+        Of the object; any shape and order.
     on_progress : callable or None
     path : str or None
         Where the state is kept.
@@ -160,6 +166,7 @@ class Run:
     config: Config
     bound: NDArray[np.bool_] | None
     threads: int
+    histogram: NDArray | None = None
     on_progress: Callable[[Progress], None] | None = None
     path: str | None = None
     key: str = ""
@@ -194,6 +201,7 @@ class Run:
         """Return how many seeds fit into the memory of a block."""
         voxels = int(np.prod(self.pattern.shape))
         per_voxel = (4 if self.pattern.real else 8) * 3 + 2 + 8 * self.config.background
+        per_voxel += 8 * (self.config.coherence > 0)
         return max(1, self.config.block_memory_mb * 2**20 // (voxels * per_voxel))
 
     def _advance(self, state: State, chosen: NDArray[np.intp], at: int) -> None:
@@ -207,18 +215,19 @@ class Run:
         if segment.halved:
             axes = [_generator(self.config, s, _DETWIN).integers(batch.x.ndim - 1) for s in chosen]
             batch.support = half_of(support, np.array(axes))
-        options = {"positive": self.config.positive, "threads": self.threads}
-        errors = iterate(
-            self.measured, batch, segment.algorithm, segment.n, beta=self.config.beta, **options
-        )
+        beta = self.config.beta
+        errors = self._iterate(batch, segment.algorithm, segment.n, beta=beta)
         batch.support = support
         first = sum(s.n for s in self.segments[:at])
         state.r_factor[chosen, first : first + segment.n] = errors
         if at == len(self.segments) - 1:
-            iterate(self.measured, batch, "ER", 1, **options)
+            self._iterate(batch, "ER", 1)
         state.x[chosen] = batch.x
         if batch.background is not None:
             state.background[chosen] = batch.background
+        if segment.coherence:
+            update_coherence(self.measured, batch, threads=self.threads)
+            state.coherence[chosen] = batch.coherence
         state.segment[chosen] += 1
         if segment.blur is not None:
             self._change_support(state, chosen, batch, segment.blur)
@@ -228,7 +237,23 @@ class Run:
 
     def _batch(self, state: State, chosen: NDArray[np.intp]) -> Seeds:
         background = None if state.background is None else state.background[chosen]
-        return Seeds(state.x[chosen], state.support[chosen], background)
+        coherence = None if state.coherence is None else state.coherence[chosen]
+        return Seeds(state.x[chosen], state.support[chosen], background, coherence)
+
+    def _iterate(self, batch: Seeds, algorithm: str, n: int, **options: float) -> NDArray:
+        """Iterate with the constraints on the object; return R factors."""
+        most = self.config.max_phase
+        return iterate(
+            self.measured,
+            batch,
+            algorithm,
+            n,
+            positive=self.config.positive,
+            phase_bounds=(-most, most) if most else None,
+            histogram=self.histogram,
+            threads=self.threads,
+            **options,
+        )
 
     def _begin(self, state: State, s: int) -> None:
         """Give a seed random phases and its first support."""
@@ -249,6 +274,8 @@ class Run:
             state.support[s] = autocorrelation_support(self._intensity, threshold)[0]
         if state.background is not None:
             state.background[s] = first_background(self.pattern)
+        if state.coherence is not None:
+            state.coherence[s] = first_kernel(shape)
         state.r_factor[s] = state.fraction[s] = np.nan
 
     def _change_support(
@@ -257,7 +284,7 @@ class Run:
         """Shrink-wrap; seeds whose support collapsed or exploded start again or give up."""
         config = self.config
         everywhere = np.ones((1, *self.pattern.shape), bool)
-        whole = Seeds(batch.x, everywhere, batch.background)
+        whole = replace(batch, support=everywhere)
         objects = estimate(self.measured, whole, positive=config.positive, threads=self.threads)
         state.support[chosen] = shrink_wrap(
             np.abs(objects), batch.support, config.support, state.threshold[chosen],

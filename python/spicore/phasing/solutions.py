@@ -59,6 +59,9 @@ class Solutions:
         What neither data nor support determine.
     voxel_size : float64 [axes] or None
         Of the density, in Angstrom.
+    coherence : float64 [*box] or None
+        Kernel that blurs the intensity, the origin in its middle: mean of the seeds that passed.
+        Its value there is the share of each intensity that is not spread, 1 if light is coherent.
     config : str
         TOML.
     """
@@ -77,11 +80,18 @@ class Solutions:
     undetermined: Undetermined
     config: str
     voxel_size: NDArray[np.float64] | None = field(default=None)
+    coherence: NDArray[np.float64] | None = None
 
     @property
     def n_kept(self) -> int:
         """Seeds that passed."""
         return int(self.scores["kept"].sum())
+
+    @property
+    def in_place(self) -> float | None:
+        """Share of each intensity that partially coherent light leaves in place; None: coherent."""
+        kernel = self.coherence
+        return None if kernel is None else float(kernel[tuple(n // 2 for n in kernel.shape)])
 
     def crossing(self, curve: str, threshold: float) -> float:
         """Return the radius in voxels where a curve first falls below a threshold.
@@ -116,6 +126,8 @@ class Solutions:
         with writing_hdf5(path) as (file, _):
             for name in _ARRAYS:
                 file[name] = getattr(self, name)
+            if self.coherence is not None:
+                file["coherence"] = self.coherence
             for group in _GROUPS:
                 file.create_group(group)
                 for name, value in getattr(self, group).items():
@@ -154,6 +166,7 @@ class Solutions:
                 ),
                 config=str(file.attrs["config"]),
                 voxel_size=size if len(size) else None,
+                coherence=file["coherence"][()] if "coherence" in file else None,
             )
 
     def export_mrc(self, path: str | os.PathLike) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _validate
 from ..errors import InputError
 from . import frequencies
+from .batches import in_threads
 from .pattern import Pattern
 
 KINDS = ("max", "rms", "volume")
@@ -127,14 +124,6 @@ def _transfer(n: int, sigma: float, half: bool) -> NDArray[np.float64]:
     kernel = sum(np.exp(-0.5 * ((x + k * n) / sigma) ** 2) for k in range(-wraps, wraps + 1))
     f = np.fft.fft(kernel / kernel.sum()).real
     return f[: n // 2 + 1] if half else f
-
-
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> list[Any]:
-    """Return the results of a function that lets go of the interpreter, in order."""
-    if threads <= 1:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
 
 
 def shrink_wrap(

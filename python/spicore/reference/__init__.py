@@ -7,7 +7,7 @@ from .ewald_merge import ewald_merge
 from .ewald_slice import ewald_slice, trilinear
 from .expand import expand
 from .maximize import maximize, maximize_background
-from .phase import phase, phase_shells
+from .phase import phase, phase_blurred, phase_richardson_lucy, phase_shells
 from .polar_frames import polar_frames
 from .polar_views import polar_views
 from .posterior import posterior
@@ -23,6 +23,8 @@ __all__ = [
     "maximize",
     "maximize_background",
     "phase",
+    "phase_blurred",
+    "phase_richardson_lucy",
     "phase_shells",
     "polar_frames",
     "polar_views",

@@ -46,7 +46,7 @@ def write(result: Path, out: Path | None) -> Path:
 def _cards(s: Solutions) -> list[Card]:
     shape = " x ".join(map(str, s.density.shape))
     size = "" if s.voxel_size is None else f"voxel {s.voxel_size.max():.3g} Å"
-    return [
+    cards = [
         Card("Grid", shape, size),
         Card("Seeds", f"{s.n_kept} of {len(s.scores['kept'])}", "passed and were averaged"),
         Card("PRTF 0.5", *_crossing(s, "prtf", 0.5, f"1/e: {_radius(s, 'prtf', np.exp(-1))}")),
@@ -55,6 +55,9 @@ def _cards(s: Solutions) -> list[Card]:
         Card("R factor", f"{s.r_factor:.3f}", _free_r_factor(s)),
         Card("Undetermined", *_open(s)),
     ]
+    if s.in_place is not None:
+        cards.append(Card("Coherence", f"{100 * s.in_place:.0f} %", "of each intensity in place"))
+    return cards
 
 
 def _free_r_factor(s: Solutions) -> str:
