@@ -153,6 +153,20 @@ SPI_HD int place_of(const LinePlan &plan, int frequency) {
 
 // --- stages
 
+// Division of numbers below 2^16 by a fixed one: processors have none.
+struct Divisor {
+  unsigned by, magic; // ceil(2^32 / by), 0 for 1
+
+  Divisor() = default;
+  SPI_HD explicit Divisor(int n)
+      : by(unsigned(n)), magic(n > 1 ? 0xffffffffu / unsigned(n) + 1 : 0) {}
+
+  SPI_HD int quotient(int a) const {
+    return magic ? int(std::uint64_t(unsigned(a)) * magic >> 32) : a;
+  }
+  SPI_HD int rest(int a, int quotient) const { return a - quotient * int(by); }
+};
+
 // Where the elements of a line are: even and odd ones apart.
 struct Path {
   int even, odd, step;
@@ -173,24 +187,35 @@ template <class T> struct Field {
 template <class T, int R, bool inverse, class Lines>
 __device__ void run_stage(const Field<T> &field, int m, const Lines &lines) {
   const int step = field.n / (R * m), total = lines.count * (field.n / R);
+  const Divisor by_count(lines.count), by_m(m);
   for (int t = threadIdx.x; t < total; t += blockDim.x) {
-    const int q = t / lines.count, p = q % m, first = q / m * R * m + p;
-    const Path path = lines.at(t % lines.count);
+    const int q = by_count.quotient(t), block = by_m.quotient(q);
+    const int p = by_m.rest(q, block), first = block * R * m + p;
+    const Path path = lines.at(by_count.rest(t, q));
+    // Every other element is m steps of the path on.
+    Complex<T> *const from[2] = {field.values + path(first),
+                                 field.values + path(first + m)};
+    const int apart = m * path.step;
     Complex<T> a[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const Complex<T> v = field.values[path(first + r * m)];
+      const Complex<T> v = from[r % 2][r / 2 * apart];
       a[r] = inverse ? exchanged(v) : v;
-      if (inverse && r > 0)
+    }
+    if (inverse && m > 1) {
+#pragma unroll
+      for (int r = 1; r < R; ++r)
         a[r] = product(a[r], field.turns[p * r * step]);
     }
     Butterfly<T, R>::run(a);
+    if (!inverse && m > 1) {
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      if (!inverse && r > 0)
+      for (int r = 1; r < R; ++r)
         a[r] = product(a[r], field.turns[p * r * step]);
-      field.values[path(first + r * m)] = inverse ? exchanged(a[r]) : a[r];
     }
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+      from[r % 2][r / 2 * apart] = inverse ? exchanged(a[r]) : a[r];
   }
   __syncthreads();
 }

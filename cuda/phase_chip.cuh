@@ -24,20 +24,36 @@ struct ChipPlan {
   int pitch;          // elements between rows, odd: neighbours do not share banks
   int rows, plane;    // rows in memory and elements of a plane
   int columns, edges; // frequencies of the last axis in columns
+  int blocks;         // of a plane of the target
   int n_shells;       // and one more; 0 without a background
+  Divisor by_lines, by_rows, by_columns, by_n1, by_n2;
   int threads;
   std::int64_t bytes;
+  int turns[3], doubles, place[3], frequency[2], order; // offsets of a Chip
 
   SPI_HD int values() const { return axis[0].n * plane; }
-  SPI_HD int lengths() const { return axis[0].n + axis[1].n + axis[2].n; }
 };
 
-// Bytes of shared memory: doubles, complex values, 16-bit tables.
-inline std::int64_t chip_bytes(const ChipPlan &plan, std::int64_t values,
-                               std::int64_t value_size) {
-  const std::int64_t doubles = plan.threads + 4 * plan.n_shells;
-  const std::int64_t tables = 2 * plan.lengths() + 1 + plan.columns;
-  return 8 * doubles + 2 * value_size * (values + plan.lengths()) + 2 * tables;
+// Sets where things lie in shared memory, in units of their own, and the bytes of all:
+// values, turns of each axis, doubles, tables of 16 bits.
+inline void lay_out_chip(ChipPlan &plan, std::int64_t value_size) {
+  std::int64_t at = plan.values();
+  for (int a = 0; a < 3; ++a) {
+    plan.turns[a] = int(at);
+    at += plan.axis[a].n;
+  }
+  plan.doubles = int(at * 2 * value_size / 8);
+  at = 4 * (plan.doubles + plan.threads + 4 * plan.n_shells);
+  for (int a = 0; a < 3; ++a) {
+    plan.place[a] = int(at);
+    at += plan.axis[a].n + 1;
+  }
+  for (int a = 0; a < 2; ++a) {
+    plan.frequency[a] = int(at);
+    at += plan.axis[a].n;
+  }
+  plan.order = int(at);
+  plan.bytes = 2 * (at + plan.columns);
 }
 
 // Threads that `voxels` and the largest prime factor ask for.
@@ -69,9 +85,15 @@ inline bool make_chip_plan(const PhaseGrid &grid, std::int64_t n_shells,
   plan.plane = int(rows * row);
   plan.columns = int(grid.columns());
   plan.edges = grid.has_edge();
+  plan.blocks = int(grid.blocks());
+  plan.by_lines = Divisor(int(grid.n0 * rows));
+  plan.by_rows = Divisor(plan.rows);
+  plan.by_columns = Divisor(plan.columns);
+  plan.by_n1 = Divisor(int(grid.n1));
+  plan.by_n2 = Divisor(int(grid.n2));
   plan.n_shells = n_shells > 0 ? int(n_shells + 1) : 0;
   plan.threads = chip_threads(plan, rows * row * grid.n0);
-  plan.bytes = chip_bytes(plan, plan.values(), value_size);
+  lay_out_chip(plan, value_size);
   return plan.bytes <= most_bytes && plan.threads <= kChipMostThreads;
 }
 
@@ -81,43 +103,45 @@ template <class T> struct ChipTask {
   Update<T> updates[2];
 };
 
-// The shared memory of a block.
+// The shared memory of a block. Pointers are made anew from its start where they are
+// used: the compiler sees then that they are to shared memory.
 template <class T> struct Chip {
   const ChipPlan &plan;
-  double *partial; // [threads]
-  Shells shells;
-  Complex<T> *values, *turns[3];
-  std::uint16_t *place[3];     // of a frequency; for the last axis also of the odd edge
-  std::uint16_t *frequency[2]; // at a place
-  std::uint16_t *order;        // columns, in the order of their places
 
-  __device__ Chip(const ChipPlan &p, void *memory) : plan(p) {
-    partial = static_cast<double *>(memory);
-    shells.of_round = partial + blockDim.x;
-    shells.of_value = shells.of_round + p.n_shells;
-    shells.round_sum = shells.of_value + p.n_shells;
-    shells.value_sum = shells.round_sum + p.n_shells;
-    values = reinterpret_cast<Complex<T> *>(shells.value_sum + p.n_shells);
-    turns[0] = values + p.values();
-    turns[1] = turns[0] + p.axis[0].n;
-    turns[2] = turns[1] + p.axis[1].n;
-    place[0] = reinterpret_cast<std::uint16_t *>(turns[2] + p.axis[2].n);
-    place[1] = place[0] + p.axis[0].n;
-    place[2] = place[1] + p.axis[1].n;
-    frequency[0] = place[2] + p.axis[2].n + 1;
-    frequency[1] = frequency[0] + p.axis[0].n;
-    order = frequency[1] + p.axis[1].n;
+  __device__ Complex<T> *values() const { return dynamic_shared<Complex<T>>(); }
+  __device__ Complex<T> *turns(int axis) const { return values() + plan.turns[axis]; }
+  __device__ double *partial() const { return dynamic_shared<double>() + plan.doubles; }
+  __device__ Shells shells() const {
+    double *tables = partial() + plan.threads;
+    const int n = plan.n_shells;
+    return {tables, tables + n, tables + 2 * n, tables + 3 * n};
+  }
+  // Of a frequency; for the last axis also of the odd edge.
+  __device__ std::uint16_t *place(int axis) const {
+    return dynamic_shared<std::uint16_t>() + plan.place[axis];
+  }
+  // At a place, of the first two axes.
+  __device__ std::uint16_t *frequency(int axis) const {
+    return dynamic_shared<std::uint16_t>() + plan.frequency[axis];
+  }
+  // Columns, in the order of their places.
+  __device__ std::uint16_t *order() const {
+    return dynamic_shared<std::uint16_t>() + plan.order;
   }
 
   // Where odd rows have frequency k of a real object: that of the mate.
   __device__ int mate(int k) const {
     const int n = plan.axis[2].n;
-    return place[2][k > 0 ? n - k : plan.edges ? n / 2 : n];
+    return place(2)[k > 0 ? n - k : plan.edges ? n / 2 : n];
+  }
+
+  __device__ int target_index(int i0, int i1, int k) const {
+    return spectrum_index(plan.blocks, plan.columns, plan.axis[1].n, i0, i1, k);
   }
 
   // The elements along the second axis of frequency k in the plane from `first` on.
   template <bool real> __device__ Path column(int first, int k) const {
-    const int even = first + place[2][k];
+    const int even = first + place(2)[k];
     return real ? Path{even, first + mate(k), plan.pitch}
                 : Path{even, even + plan.pitch, 2 * plan.pitch};
   }
@@ -139,7 +163,9 @@ template <class T, bool real> struct ChipLines {
       return {l * p.pitch, l * p.pitch + 1, 2};
     if (axis == 0)
       return {l, l + p.plane, 2 * p.plane};
-    return chip.template column<real>(l / p.columns * p.plane, chip.order[l % p.columns]);
+    const int i0 = p.by_columns.quotient(l);
+    return chip.template column<real>(i0 * p.plane,
+                                      chip.order()[p.by_columns.rest(l, i0)]);
   }
 };
 
@@ -152,23 +178,23 @@ template <class T> __device__ void make_tables(const Chip<T> &chip) {
     for (int k = threadIdx.x; k < axis.n; k += blockDim.x) {
       double s, c;
       sincos(turn * k / axis.n, &s, &c);
-      chip.turns[a][k] = {T(c), T(-s)};
+      chip.turns(a)[k] = {T(c), T(-s)};
       const int place = place_of(axis, k);
-      chip.place[a][k] = std::uint16_t(place);
+      chip.place(a)[k] = std::uint16_t(place);
       if (a < 2)
-        chip.frequency[a][place] = std::uint16_t(k);
+        chip.frequency(a)[place] = std::uint16_t(k);
     }
   }
   const int n = chip.plan.axis[2].n;
   if (threadIdx.x == 0)
-    chip.place[2][n] = std::uint16_t(n);
+    chip.place(2)[n] = std::uint16_t(n);
   __syncthreads();
   // The place of a column among those before it.
   for (int k = threadIdx.x; k < chip.plan.columns; k += blockDim.x) {
     int before = 0;
     for (int other = 0; other < chip.plan.columns; ++other)
-      before += chip.place[2][other] < chip.place[2][k];
-    chip.order[before] = std::uint16_t(k);
+      before += chip.place(2)[other] < chip.place(2)[k];
+    chip.order()[before] = std::uint16_t(k);
   }
   __syncthreads();
 }
@@ -181,9 +207,9 @@ template <class T, bool inverse> __device__ void separate_rows(const Chip<T> &ch
   const int lines = p.axis[0].n * p.rows;
   const T half = T(0.5);
   for (int t = threadIdx.x; t < lines * p.columns; t += blockDim.x) {
-    Complex<T> *line = chip.values + t % lines * p.pitch;
-    const int k = t / lines;
-    Complex<T> &even = line[chip.place[2][k]], &odd = line[chip.mate(k)];
+    const int k = p.by_lines.quotient(t);
+    Complex<T> *line = chip.values() + p.by_lines.rest(t, k) * p.pitch;
+    Complex<T> &even = line[chip.place(2)[k]], &odd = line[chip.mate(k)];
     const Complex<T> a = even, b = odd;
     if (k == 0) { // z(0), z(n2 / 2): the even row is the real parts of both
       const bool no_edge = !inverse && !p.edges;
@@ -203,7 +229,7 @@ template <class T, bool inverse> __device__ void separate_rows(const Chip<T> &ch
 template <class T, bool real> __device__ void forward(const Chip<T> &chip) {
 #pragma unroll 1
   for (int a = 2; a >= 0; --a) {
-    const Field<T> field = {chip.values, chip.turns[a], chip.plan.axis[a].n};
+    const Field<T> field = {chip.values(), chip.turns(a), chip.plan.axis[a].n};
     transform<T, false>(field, chip.plan.axis[a], ChipLines<T, real>(chip, a));
     if (real && a == 2)
       separate_rows<T, false>(chip);
@@ -215,7 +241,7 @@ template <class T, bool real> __device__ void inverse(const Chip<T> &chip) {
   for (int a = 0; a < 3; ++a) {
     if (real && a == 2)
       separate_rows<T, true>(chip);
-    const Field<T> field = {chip.values, chip.turns[a], chip.plan.axis[a].n};
+    const Field<T> field = {chip.values(), chip.turns(a), chip.plan.axis[a].n};
     transform<T, true>(field, chip.plan.axis[a], ChipLines<T, real>(chip, a));
   }
 }
@@ -227,20 +253,19 @@ template <class T>
 __device__ void project_packed(const Chip<T> &chip, ModulusStep<T> &step, int i0,
                                int i1) {
   const ChipPlan &p = chip.plan;
-  const PhaseGrid &grid = step.task.grid;
   const T half = T(0.5);
   const int m0 = i0 > 0 ? p.axis[0].n - i0 : 0, m1 = i1 > 0 ? p.axis[1].n - i1 : 0;
   const bool own = m0 == i0 && m1 == i1;
   const auto at = [&](int j0, int j1) -> Complex<T> & {
-    const Path path = chip.template column<true>(chip.place[0][j0] * p.plane, 0);
-    return chip.values[path(chip.place[1][j1])];
+    const Path path = chip.template column<true>(chip.place(0)[j0] * p.plane, 0);
+    return chip.values()[path(chip.place(1)[j1])];
   };
   // What has no Hermitian symmetry is left out, as by a transform to real numbers.
   const auto projected = [&](const Complex<T> &f, int k) -> Complex<T> {
-    const Complex<T> a = step(f, spectrum_index(grid, i0, i1, k), 1);
+    const Complex<T> a = step(f, chip.target_index(i0, i1, k), 1);
     if (own)
       return {a.r, T(0)};
-    const Complex<T> b = step({f.r, -f.i}, spectrum_index(grid, m0, m1, k), 1);
+    const Complex<T> b = step({f.r, -f.i}, chip.target_index(m0, m1, k), 1);
     return {(a.r + b.r) * half, (a.i - b.i) * half};
   };
   Complex<T> &here = at(i0, i1), &there = at(m0, m1);
@@ -258,7 +283,7 @@ template <class T>
 __device__ void project_packed_column(const Chip<T> &chip, ModulusStep<T> &step) {
   const int n0 = chip.plan.axis[0].n, n1 = chip.plan.axis[1].n;
   for (int t = threadIdx.x; t < n0 * n1; t += blockDim.x) {
-    const int i1 = t % n1, i0 = t / n1;
+    const int i0 = chip.plan.by_n1.quotient(t), i1 = chip.plan.by_n1.rest(t, i0);
     const int mate = (i0 > 0 ? n0 - i0 : 0) * n1 + (i1 > 0 ? n1 - i1 : 0);
     if (t <= mate)
       project_packed(chip, step, i0, i1);
@@ -269,12 +294,13 @@ template <class T, bool real>
 __device__ void project_modulus(const Chip<T> &chip, ModulusStep<T> &step) {
   const ChipPlan &p = chip.plan;
   const int n1 = p.axis[1].n, first = real ? 1 : 0, columns = p.columns - first;
+  const Divisor by_columns(columns);
   for (int t = threadIdx.x; t < p.axis[0].n * n1 * columns; t += blockDim.x) {
-    const int k = chip.order[first + t % columns]; // 0 comes first
-    const int line = t / columns, j1 = line % n1, j0 = line / n1;
-    Complex<T> &value = chip.values[chip.template column<real>(j0 * p.plane, k)(j1)];
-    const std::int64_t at =
-        spectrum_index(step.task.grid, chip.frequency[0][j0], chip.frequency[1][j1], k);
+    const int line = by_columns.quotient(t), j0 = p.by_n1.quotient(line);
+    const int k = chip.order()[first + by_columns.rest(t, line)]; // 0 comes first
+    const int j1 = p.by_n1.rest(line, j0);
+    Complex<T> &value = chip.values()[chip.template column<real>(j0 * p.plane, k)(j1)];
+    const int at = chip.target_index(chip.frequency(0)[j0], chip.frequency(1)[j1], k);
     value = step(value, at, real ? 2 : 1);
   }
   if constexpr (real)
@@ -300,8 +326,9 @@ __device__ void for_elements(const Chip<T> &chip, const Body &body) {
   const ChipPlan &p = chip.plan;
   const int n1 = p.axis[1].n, n2 = p.axis[2].n;
   for (int t = threadIdx.x; t < p.axis[0].n * p.rows * n2; t += blockDim.x) {
-    const int line = t / n2, i2 = t % n2;
-    const int i1 = line % p.rows * (real ? 2 : 1), i0 = line / p.rows;
+    const int line = p.by_n2.quotient(t), i2 = p.by_n2.rest(t, line);
+    const int i0 = p.by_rows.quotient(line);
+    const int i1 = p.by_rows.rest(line, i0) * (real ? 2 : 1);
     body(line * p.pitch + i2, (i0 * n1 + i1) * n2 + i2, real && i1 + 1 < n1);
   }
   __syncthreads();
@@ -311,10 +338,10 @@ template <class T, bool real>
 __device__ void load(const Chip<T> &chip, const ChipSeed<T> &seed) {
   for_elements<T, real>(chip, [&](int element, int voxel, bool next) {
     if constexpr (real)
-      chip.values[element] = {seed.x[voxel],
-                              next ? seed.x[voxel + chip.plan.axis[2].n] : T(0)};
+      chip.values()[element] = {seed.x[voxel],
+                                next ? seed.x[voxel + chip.plan.axis[2].n] : T(0)};
     else
-      chip.values[element] = reinterpret_cast<const Complex<T> *>(seed.x)[voxel];
+      chip.values()[element] = reinterpret_cast<const Complex<T> *>(seed.x)[voxel];
   });
 }
 
@@ -322,7 +349,7 @@ template <class T, bool real>
 __device__ void update(const Chip<T> &chip, const ChipSeed<T> &seed, const Update<T> &u) {
   const int n2 = chip.plan.axis[2].n;
   for_elements<T, real>(chip, [&](int element, int voxel, bool next) {
-    Complex<T> &value = chip.values[element];
+    Complex<T> &value = chip.values()[element];
     if constexpr (real) {
       value.r = u(seed.x[voxel], value.r, seed.support[voxel] != 0);
       value.i =
@@ -338,7 +365,7 @@ __device__ void update(const Chip<T> &chip, const ChipSeed<T> &seed, const Updat
 
 template <class T> __device__ void clear_shells(const Chip<T> &chip) {
   for (int s = threadIdx.x; s < 4 * chip.plan.n_shells; s += blockDim.x)
-    chip.shells.of_round[s] = 0.0;
+    chip.shells().of_round[s] = 0.0;
   __syncthreads();
 }
 
@@ -346,14 +373,14 @@ template <class T> __device__ void clear_shells(const Chip<T> &chip) {
 template <class T, bool real>
 __device__ void modulus_round(const Chip<T> &chip, const PhaseTask<T> &task,
                               std::int64_t seed, int r, double *error) {
-  ModulusStep<T> step(task, task.background_rounds[r], seed, chip.shells);
+  ModulusStep<T> step(task, task.background_rounds[r], seed, chip.shells());
   project_modulus<T, real>(chip, step);
   __syncthreads();
-  const double total = block_sum(chip.partial, step.error);
+  const double total = block_sum(chip.partial(), step.error);
   if (error && threadIdx.x == 0)
     *error = total / task.total;
   for (int s = threadIdx.x; s < chip.plan.n_shells; s += blockDim.x)
-    average_shell(chip.shells, s, task.shell_weight[s], step.round);
+    average_shell(chip.shells(), s, task.shell_weight[s], step.round);
   __syncthreads();
 }
 
@@ -363,7 +390,7 @@ __device__ void finish_background(const Chip<T> &chip, const PhaseTask<T> &task,
                                   std::int64_t seed) {
   const std::int64_t n = task.grid.n0 * task.grid.blocks() * task.grid.lanes;
   for (std::int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    task.background[seed * n + i] += T(chip.shells.of_value[task.shell[i]]);
+    task.background[seed * n + i] += T(chip.shells().of_value[task.shell[i]]);
 }
 
 template <class T, bool real>
@@ -390,7 +417,7 @@ __device__ void do_seed(const Chip<T> &chip, const ChipTask<T> &chip_task,
 template <class T, bool real>
 __global__ void __launch_bounds__(kChipMostThreads)
     chip_kernel(const __grid_constant__ ChipTask<T> chip_task) {
-  const Chip<T> chip(chip_task.plan, dynamic_shared<double>());
+  const Chip<T> chip = {chip_task.plan};
   make_tables(chip);
   for (std::int64_t s = blockIdx.x; s < chip_task.task.n_seeds; s += gridDim.x)
     do_seed<T, real>(chip, chip_task, s);

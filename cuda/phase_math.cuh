@@ -11,12 +11,13 @@ namespace spicore::cuda {
 
 // --- the spectrum
 
-// Place in `target` of frequency k of the last axis. On a GPU a block holds all columns:
-// planes are [n1][columns], then the edge.
-inline __device__ std::int64_t spectrum_index(const PhaseGrid &grid, int i0, int i1,
-                                              int k) {
-  const std::int64_t lanes = grid.lanes, plane = i0 * grid.blocks();
-  return k < lanes ? (plane + i1) * lanes + k : (plane + grid.n1) * lanes + i1;
+// Place in `target` of frequency k of the last axis, with `blocks` of `lanes` in a plane.
+// On a GPU a block holds all columns: planes are [n1][columns], then the edge.
+template <class Index>
+SPI_HD Index spectrum_index(Index blocks, Index lanes, Index n1, Index i0, Index i1,
+                            Index k) {
+  const Index plane = i0 * blocks;
+  return k < lanes ? (plane + i1) * lanes + k : (plane + n1) * lanes + i1;
 }
 
 // Tables over shells, of one seed.

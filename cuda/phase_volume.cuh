@@ -167,7 +167,10 @@ __device__ void project_frequency(const Volume<T> &volume, ModulusStep<T> &step,
   const std::int64_t half = volume.layout.half;
   const int k = int(e % half);
   const std::int64_t i1 = e / half % grid.n1, i0 = e / half / grid.n1;
-  const std::int64_t at = spectrum_index(grid, int(i0), int(i1), k);
+  const auto index = [&](std::int64_t j0, std::int64_t j1) {
+    return spectrum_index<std::int64_t>(grid.blocks(), grid.lanes, grid.n1, j0, j1, k);
+  };
+  const std::int64_t at = index(i0, i1);
   const bool in_pairs = grid.real && (k == 0 || 2 * k == grid.n2);
   if (!in_pairs) {
     spectrum[e] = step(spectrum[e], at, grid.real ? 2 : 1);
@@ -182,7 +185,7 @@ __device__ void project_frequency(const Volume<T> &volume, ModulusStep<T> &step,
     spectrum[e] = {a.r, T(0)};
     return;
   }
-  const Complex<T> b = step(spectrum[mate], spectrum_index(grid, int(m0), int(m1), k), 1);
+  const Complex<T> b = step(spectrum[mate], index(m0, m1), 1);
   const T half_sum = (a.r + b.r) / 2, half_difference = (a.i - b.i) / 2;
   spectrum[e] = {half_sum, half_difference};
   spectrum[mate] = {half_sum, -half_difference};
