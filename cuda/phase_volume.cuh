@@ -17,8 +17,13 @@
 
 namespace spicore::cuda {
 
+#ifdef SPICORE_EMULATED
+constexpr std::int64_t kBatchVoxels = 1 << 16; // so that tests come to a second batch
+#else
 constexpr std::int64_t kBatchVoxels = 1 << 28; // about, of seeds that are in work
+#endif
 constexpr int kVoxelsPerThread = 8;
+constexpr std::int64_t kSharedShells = 2048; // more are summed in global memory at once
 
 // --- transforms
 
@@ -131,6 +136,11 @@ struct VolumeLayout {
     sums = partial + 4 * n_shells + 1;
   }
 
+  // That each block sums by itself first.
+  SPI_HD std::int64_t own_shells() const {
+    return n_shells <= kSharedShells ? n_shells : 0;
+  }
+
   // Values from the start of `work`, in multiples of 256 bytes at least.
   std::int64_t spectra() const { return (2 * batch * spectrum + 63) / 64 * 64; }
   std::int64_t objects(const PhaseGrid &grid) const { // P_M x, of real ones
@@ -195,11 +205,13 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     modulus_kernel(const __grid_constant__ Volume<T> volume, int r) {
   double *partial = dynamic_shared<double>(), *own = partial + kThreads;
-  const std::int64_t b = blockIdx.y, n = volume.layout.n_shells;
+  const std::int64_t b = blockIdx.y, n = volume.layout.own_shells();
   Shells shells = volume.shells_of(b);
   double *of_all[2] = {shells.round_sum, shells.value_sum};
-  shells.round_sum = own;
-  shells.value_sum = own + n;
+  if (n > 0) {
+    shells.round_sum = own;
+    shells.value_sum = own + n;
+  }
   for (std::int64_t s = threadIdx.x; s < 2 * n; s += kThreads)
     own[s] = 0.0;
   __syncthreads();
@@ -307,7 +319,8 @@ private:
   }
 
   void modulus(const Exec &exec, int r) const {
-    const std::size_t shared = sizeof(double) * (kThreads + 2 * volume_.layout.n_shells);
+    const std::size_t shared =
+        sizeof(double) * std::size_t(kThreads + 2 * volume_.layout.own_shells());
     launch(exec, "phase", modulus_kernel<T>,
            dim3(unsigned(volume_.layout.partial), unsigned(n_)), kThreads, shared,
            volume_, r);

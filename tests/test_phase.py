@@ -287,6 +287,11 @@ def test_large_objects_match_reference(dtype, real, algorithm):
     compare(problem, algorithm, mask=True, limit=True, background=True, beta=0.8)
 
 
+@pytest.mark.parametrize("shape", [(190, 1, 172), (1, 40000), (2, 179, 90)])
+def test_large_flat_objects_match_reference(shape):
+    compare(Problem(shape, np.float32, real=False), "RAAR", mask=True, background=True)
+
+
 @gpu_only
 @pytest.mark.parametrize(("dtype", "real"), LARGE)
 def test_small_objects_need_no_memory_and_large_ones_cufft(dtype, real):
@@ -298,7 +303,23 @@ def test_small_objects_need_no_memory_and_large_ones_cufft(dtype, real):
     assert sizes(1, 64, 64)[3:] == [0, 0]
     n0, n1, n2 = SpectrumLayout(LARGE[dtype, real], real, 1, 0, 0).grid[:3]
     spectrum = n0 * n1 * (n2 // 2 + 1 if real else n2)
-    assert sizes(n0, n1, n2)[3] >= 2 * 2 * spectrum
+    assert sizes(n0, n1, n2)[3] >= 2 * spectrum
+
+
+@pytest.mark.parametrize(("dtype", "real"), LARGE)
+@pytest.mark.parametrize("small", [False, True])
+def test_batches_of_seeds_are_seeds_alone(small, dtype, real):
+    """Three starts; in the emulation two large ones are a batch."""
+    shape = (12, 10) if small else LARGE[dtype, real]
+    problem = Problem(shape, dtype, real)
+    x = np.concatenate([problem.x, problem.x[:1] + problem.dtype(1)])
+    both = Seeds(x.copy(), problem.support[:1])
+    errors = iterate(problem.measured(mask=True), both, "RAAR", 2)
+    for s in range(3):
+        alone = Seeds(x[s : s + 1].copy(), problem.support[:1])
+        one = iterate(problem.measured(mask=True), alone, "RAAR", 2)
+        np.testing.assert_array_equal(alone.x[0], both.x[s])
+        np.testing.assert_array_equal(one[0], errors[s])
 
 
 def test_control_of_a_wrong_beta():
@@ -550,6 +571,45 @@ COMPLEX = {"real": False, "x": np.ones((2, 4, 6), np.complex64)}
 def test_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@gpu_only
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.ones((2, 4, 6), np.complex64)}, "x must be float32 or float64 for a real obj"),
+        (
+            {"x": np.ones((2, 4, 5), np.float32)},
+            r"x must be float32 \[any, 4, 6\] \(on a GPU",
+        ),
+        ({"support": np.ones((1, 4, 6), np.float32)}, "support must be uint8 or bool, got float32"),
+        ({"support": np.ones((3, 4, 6), bool)}, "support must have length 1 or 2, got 3"),
+        ({"background": np.ones((2, 4, 6))}, r"background must be float32 \[2, 4, 6\]"),
+    ],
+)
+def test_bad_arrays_on_a_gpu_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        iterate_with(**change)()
+
+
+@gpu_only
+def test_arrays_on_a_gpu_must_be_contiguous_and_on_one_device():
+    to = Problem.column.to
+    x, support = to(np.ones((2, 6, 4), np.float32)), to(np.ones((1, 4, 6), bool))
+    measured = Measured(np.ones((4, 6), np.float32))
+    with pytest.raises(InputError, match="x must be C-contiguous"):
+        kernels.iterate(measured, Seeds(x.swapaxes(1, 2), support), "ER", 1)
+    with pytest.raises(InputError, match="x and support must be on one device"):
+        kernels.iterate(measured, Seeds(np.ones((2, 4, 6), np.float32), support), "ER", 1)
+
+
+@gpu_only
+def test_results_are_on_the_gpu_and_nothing_else_changes():
+    problem = Problem((8, 9), np.float32)
+    seeds = on_column(problem.seeds())
+    errors = kernels.iterate(problem.measured(), seeds, "HIO", 2)
+    assert type(errors) is type(seeds.x)
+    np.testing.assert_array_equal(Problem.column.back(seeds.support), problem.support)
 
 
 @cpu_only

@@ -1,5 +1,5 @@
-// What the kernels use of cuFFT, on the CPU: sums over lines in double precision, with no
-// regard for speed. As cuFFT's, transforms to real numbers may spoil their input; they
+// What the kernels use of cuFFT, on the CPU: in double precision, with no regard for
+// speed. As cuFFT's, transforms to real numbers may spoil their input; they
 // do.
 #include "cufft.hpp"
 
@@ -28,6 +28,32 @@ struct Plan {
 
 std::deque<Plan> plans;
 
+// y [n] := the transform of x[0], x[step], ...; turns: of a multiple of n, `each` apart.
+void transform_line(const Value *x, std::size_t step, Value *y, std::size_t n,
+                    const std::vector<Value> &turns, std::size_t each) {
+  std::size_t p = 2;
+  while (p < n && n % p != 0)
+    ++p;
+  const std::size_t m = n / p;
+  if (n == 1) {
+    *y = *x;
+    return;
+  }
+  for (std::size_t r = 0; r < p; ++r)
+    transform_line(x + r * step, step * p, y + r * m, m, turns, each * p);
+  std::vector<Value> parts(p);
+  for (std::size_t k = 0; k < m; ++k) {
+    for (std::size_t r = 0; r < p; ++r)
+      parts[r] = y[r * m + k];
+    for (std::size_t j = 0; j < p; ++j) {
+      Value sum = 0.0;
+      for (std::size_t r = 0; r < p; ++r)
+        sum += parts[r] * turns[r * (k + j * m) % n * each];
+      y[j * m + k] = sum;
+    }
+  }
+}
+
 // Along the axis whose elements are `step` apart.
 void transform_axis(std::vector<Value> &values, std::size_t n, std::size_t step,
                     int direction) {
@@ -37,11 +63,7 @@ void transform_axis(std::vector<Value> &values, std::size_t n, std::size_t step,
   for (std::size_t first = 0; first < values.size(); ++first) {
     if (first / step % n != 0)
       continue;
-    for (std::size_t k = 0; k < n; ++k) {
-      line[k] = 0.0;
-      for (std::size_t j = 0, turn = 0; j < n; ++j, turn = (turn + k) % n)
-        line[k] += values[first + j * step] * turns[turn];
-    }
+    transform_line(&values[first], step, line.data(), n, turns, 1);
     for (std::size_t k = 0; k < n; ++k)
       values[first + k * step] = line[k];
   }
