@@ -39,6 +39,7 @@ export build architecture
 
 pytest=(python3 -m pytest -q -p no:cacheprovider -W default)
 operations=(tests/test_ewald_slice.py tests/test_ewald_merge.py)
+phase=tests/test_phase.py
 # One allocation per tensor, so that a stray access is not inside a neighbour's memory.
 sanitizer=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9)
 small="cuda-torch and (matches_reference or empty or not_finite or weight_zero or friedel)"
@@ -54,16 +55,22 @@ sys.exit(not cuda_status().usable)
 EOF
 gpu=$(python3 -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))')
 
-stage tests 90 "${pytest[@]}" tests/test_cuda.py "${operations[@]}" -k cuda \
+stage tests 80 "${pytest[@]}" tests/test_cuda.py "${operations[@]}" "$phase" -k cuda \
   --junitxml="bench/results/${gpu}_tests.xml"
-stage memcheck 90 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "${operations[@]}" -k "$small"
-stage racecheck 60 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "${operations[@]}" \
+stage memcheck 60 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "${operations[@]}" -k "$small"
+stage "memcheck phase" 40 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "$phase" \
+  -k "cuda-torch and sizes_match and float32"
+stage racecheck 40 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "${operations[@]}" \
   -k "cuda-torch and matches_reference"
+stage "racecheck phase" 30 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "$phase" \
+  -k "cuda-torch and sizes_match and float32 and (shape4 or shape10)"
 for operation in ewald_slice ewald_merge; do
-  stage "bench $operation" 45 "${pytest[@]}" "bench/bench_$operation.py" --benchmark-enable \
+  stage "bench $operation" 20 "${pytest[@]}" "bench/bench_$operation.py" --benchmark-enable \
     --benchmark-columns=min,median,rounds \
     --benchmark-json="bench/results/${gpu}_$operation.json"
 done
+
+stage "bench phase" 40 python3 bench/bench_phase_gpu.py --machine "$gpu"
 
 python3 - bench/results/"$gpu"_ewald_*.json <<'EOF'
 import json, sys
