@@ -392,6 +392,7 @@ def test_results_do_not_depend_on_threads(shape, real):
             np.testing.assert_array_equal(a, b)
 
 
+@cpu_only
 @pytest.mark.parametrize("shape", [(40, 40), (16, 24, 40)])
 def test_coherent_results_do_not_depend_on_threads(shape):
     problem = Problem(shape, np.float32)
