@@ -17,10 +17,11 @@ pytestmark = pytest.mark.usefixtures("current")
 cpu_only = pytest.mark.parametrize("column", CPU, indirect=True)
 gpu_only = pytest.mark.parametrize("column", [x for x in COLUMNS if x not in CPU], indirect=True)
 
-# One to three axes; powers of two, every radix, primes beyond them, one row or plane.
+# One to three axes; powers of two, every radix, primes beyond them (61, 67 and 151 by convolution,
+# 83 not), one row or plane.
 SIZES = [
-    (1,), (30,), (23,), (16, 16), (13, 21), (6, 35), (1, 9), (9, 1),
-    (8, 16, 32), (7, 11, 13), (12, 5, 18), (3, 40, 2), (33, 1, 10), (1, 1, 2), (17, 22, 26),
+    (1,), (30,), (23,), (122,), (61 * 67,), (166,), (16, 16), (13, 21), (6, 35), (3, 151), (1, 9),
+    (9, 1), (8, 16, 32), (7, 11, 13), (12, 5, 18), (3, 40, 2), (33, 1, 10), (1, 1, 2), (17, 22, 26),
 ]  # fmt: skip
 ERROR = {np.float32: 1e-5, np.float64: 1e-12}
 """After a few iterations, root mean square, relative to that of the values."""

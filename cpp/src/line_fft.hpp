@@ -5,10 +5,11 @@
 //
 // Elements are a vector of real and one of imaginary parts, at any stride. The inverse is
 // the same with real and imaginary parts exchanged in x and in y. Stockham's stages
-// (natural order without bit reversal), radices 2, 3, 4, 5, 7, 8 and, at n^2 cost, larger
-// primes.
+// (natural order without bit reversal), radices 2, 3, 4, 5, 7, 8 and larger primes: by
+// Rader's convolution of length n - 1 where that is short, else at n^2 cost.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -120,6 +121,11 @@ template <class T> struct Stage {
   std::int64_t m, s;
   const T *twiddles; // [m][radix - 1][2], exp(-2 pi i p k / (radix m))
   const T *turns;    // [radix][2] cos, sin(2 pi r / radix); only of a general radix
+  // Of Rader's convolution; n_inner is 0 without.
+  const Stage *inner; // a transform of length radix - 1
+  int n_inner;
+  const T *powers;   // [radix - 1] of a generator modulo the radix, as integers
+  const T *spectrum; // [radix - 1][2]
 };
 
 template <class T> SPICORE_INLINE Complex<T> get(const T *p) {
@@ -237,6 +243,53 @@ void run_general_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y
     }
 }
 
+template <class T>
+void run_stages(const Stage<T> *stages, int n_stages, std::int64_t n, const Line<T> &x,
+                const Line<T> &y, T *scratch);
+
+template <class T> SPICORE_INLINE std::int64_t power_at(const T *powers, std::int64_t i) {
+  typename Native<T>::integer value;
+  std::memcpy(&value, powers + i, sizeof value);
+  return value;
+}
+
+// A prime radix. With a_q = x[g^q] and b_q = exp(-2 pi i g^-q / R), outputs g^-q are x[0]
+// plus the cyclic convolution of a and b. scratch [4 radix] vectors of two.
+template <class T>
+void run_prime_stage(const Stage<T> &stage, const Line<T> &x, const Line<T> &y,
+                     T *scratch) noexcept {
+  constexpr std::int64_t step = 2 * lanes_of<T>;
+  const int R = stage.radix, n = R - 1;
+  const Line<T> line = {scratch, step};
+  T *inner_scratch = scratch + R * step;
+  const auto transform = [&] {
+    run_stages(stage.inner, stage.n_inner, n, line, line, inner_scratch);
+  };
+  for (std::int64_t p = 0; p < stage.m; ++p)
+    for (std::int64_t q = 0; q < stage.s; ++q) {
+      const Line<T> from = x.at(q + stage.s * p), to = y.at(q + stage.s * R * p);
+      const Complex<T> first = from.get(0);
+      for (int i = 0; i < n; ++i)
+        line.set(i, from.get(stage.s * stage.m * power_at(stage.powers, i)));
+      transform();
+      const Complex<T> rest = line.get(0);
+      to.set(0, {first.r + rest.r, first.i + rest.i});
+      for (int i = 0; i < n; ++i) { // exchanged, for the inverse
+        const Complex<T> c = turned(line.get(i), stage.spectrum + 2 * i);
+        line.set(i, {c.i, c.r});
+      }
+      const Complex<T> zero = line.get(0);
+      line.set(0, {zero.r + first.i, zero.i + first.r});
+      transform();
+      const T *twiddles = stage.twiddles + p * 2 * n;
+      for (int i = 0; i < n; ++i) {
+        const Complex<T> c = line.get(i);
+        const std::int64_t k = power_at(stage.powers, i == 0 ? 0 : n - i);
+        to.set(stage.s * k, turned({c.i, c.r}, twiddles + 2 * (k - 1)));
+      }
+    }
+}
+
 template <class T, int R>
 void run_fixed(const Stage<T> &stage, const Line<T> &x, const Line<T> &y) {
   stage.m == 1 ? run_stage<T, R, true>(stage, x, y) : run_stage<T, R, false>(stage, x, y);
@@ -258,7 +311,8 @@ void run(const Stage<T> &stage, const Line<T> &x, const Line<T> &y, T *scratch) 
   case 8:
     return run_fixed<T, 8>(stage, x, y);
   default:
-    return run_general_stage(stage, x, y, scratch);
+    return stage.n_inner > 0 ? run_prime_stage(stage, x, y, scratch)
+                             : run_general_stage(stage, x, y, scratch);
   }
 }
 
@@ -279,56 +333,154 @@ int next_radix(std::int64_t n) {
 
 constexpr int kMostStages = 32; // of an int's worth of elements
 
-// Values a plan keeps in memory of the caller, and scratch of one transform.
-template <class T> constexpr std::int64_t plan_size(std::int64_t n) { return 6 * n; }
-template <class T> constexpr std::int64_t transform_scratch(std::int64_t n) {
-  return (3 * n + 2) * 2 * lanes_of<T>;
+// Primes from here on are done by Rader's convolution, if n - 1 has no large factor:
+// there the two ways break even.
+constexpr int kRader = 61;
+
+bool convolves(int prime) {
+  int largest = 1;
+  for (int rest = prime - 1; rest > 1;) {
+    const int radix = next_radix(rest);
+    largest = std::max(largest, radix);
+    rest /= radix;
+  }
+  return prime >= kRader && largest <= prime / 4;
 }
 
-template <class T> struct LinePlan {
-  std::int64_t n = 1;
-  int n_stages = 0;
-  Stage<T> stages[kMostStages];
+// Values a plan keeps in memory of the caller, and scratch of one transform.
+template <class T> constexpr std::int64_t plan_size(std::int64_t n) { return 14 * n; }
+template <class T> constexpr std::int64_t transform_scratch(std::int64_t n) {
+  return (6 * n + 2) * 2 * lanes_of<T>;
+}
 
-  LinePlan(std::int64_t length, T *memory) : n(length) {
-    constexpr double turn = 6.283185307179586476925;
-    std::int64_t s = 1;
-    for (std::int64_t rest = n; rest > 1; ++n_stages) {
-      const int radix = next_radix(rest);
-      const std::int64_t m = rest / radix;
-      stages[n_stages] = {radix, m, s, memory, nullptr};
-      for (std::int64_t p = 0; p < m; ++p)
-        for (int k = 1; k < radix; ++k) {
-          const double angle = turn * double(p * k % rest) / double(rest);
-          *memory++ = T(std::cos(angle));
-          *memory++ = T(-std::sin(angle));
-        }
-      if (radix > 8) {
-        stages[n_stages].turns = memory;
-        for (int r = 0; r < radix; ++r) {
-          *memory++ = T(std::cos(turn * r / radix));
-          *memory++ = T(std::sin(turn * r / radix));
-        }
-      }
-      s *= radix;
-      rest = m;
-    }
+// Stages one after the other. x and y may be the same line. scratch:
+// transform_scratch(n).
+template <class T>
+void run_stages(const Stage<T> *stages, int n_stages, std::int64_t n, const Line<T> &x,
+                const Line<T> &y, T *scratch) {
+  constexpr std::int64_t step = 2 * lanes_of<T>;
+  T *buffers[2] = {scratch, scratch + (n + 1) * step}; // one apart: not 4 kB aliases
+  T *general = scratch + 2 * (n + 1) * step;
+  if (n_stages == 0)
+    y.set(0, x.get(0));
+  Line<T> from = x;
+  for (int i = 0; i < n_stages; ++i) {
+    T *buffer = buffers[i % 2];
+    const Line<T> to = i + 1 < n_stages ? Line<T>{buffer, step} : y;
+    run(stages[i], from, to, general);
+    from = to;
   }
+}
+
+template <class T> class LinePlan {
+public:
+  LinePlan(std::int64_t length, T *memory) : n_(length), memory_(memory) {
+    n_stages_ = add_stages(length, stages_, true);
+  }
+  LinePlan(const LinePlan &) = delete; // stages point to others
+  LinePlan &operator=(const LinePlan &) = delete;
 
   // x and y may be the same line. scratch: transform_scratch(n).
   void operator()(const Line<T> &x, const Line<T> &y, T *scratch) const {
-    constexpr std::int64_t step = 2 * lanes_of<T>;
-    T *buffers[2] = {scratch, scratch + (n + 1) * step}; // one apart: not 4 kB aliases
-    T *general = scratch + 2 * (n + 1) * step;
-    if (n_stages == 0)
-      y.set(0, x.get(0));
-    Line<T> from = x;
-    for (int i = 0; i < n_stages; ++i) {
-      T *buffer = buffers[i % 2];
-      const Line<T> to = i + 1 < n_stages ? Line<T>{buffer, step} : y;
-      run(stages[i], from, to, general);
-      from = to;
+    run_stages(stages_, n_stages_, n_, x, y, scratch);
+  }
+
+private:
+  static constexpr double kTurn = 6.283185307179586476925;
+
+  std::int64_t n_;
+  T *memory_; // not yet in use
+  int n_stages_ = 0, n_inner_ = 0;
+  Stage<T> stages_[kMostStages], inner_[kMostStages];
+
+  T *take(std::int64_t n) {
+    T *part = memory_;
+    memory_ += n;
+    return part;
+  }
+
+  int add_stages(std::int64_t n, Stage<T> *stages, bool outer) {
+    std::int64_t s = 1;
+    int count = 0;
+    for (std::int64_t rest = n; rest > 1; ++count) {
+      const int radix = next_radix(rest);
+      const std::int64_t m = rest / radix;
+      Stage<T> &stage = stages[count];
+      stage = {radix, m, s, twiddles(radix, m), nullptr, nullptr, 0, nullptr, nullptr};
+      if (radix > 8)
+        stage.turns = turns(radix);
+      if (outer && convolves(radix))
+        add_convolution(stage);
+      s *= radix;
+      rest = m;
     }
+    return count;
+  }
+
+  const T *twiddles(int radix, std::int64_t m) {
+    const std::int64_t n = radix * m;
+    T *const first = take(2 * m * (radix - 1)), *value = first;
+    for (std::int64_t p = 0; p < m; ++p)
+      for (int k = 1; k < radix; ++k) {
+        const double angle = kTurn * double(p * k % n) / double(n);
+        *value++ = T(std::cos(angle));
+        *value++ = T(-std::sin(angle));
+      }
+    return first;
+  }
+
+  const T *turns(int radix) {
+    T *const first = take(2 * radix), *value = first;
+    for (int r = 0; r < radix; ++r) {
+      *value++ = T(std::cos(kTurn * r / radix));
+      *value++ = T(std::sin(kTurn * r / radix));
+    }
+    return first;
+  }
+
+  void add_convolution(Stage<T> &stage) {
+    stage.inner = inner_ + n_inner_;
+    stage.n_inner = add_stages(stage.radix - 1, inner_ + n_inner_, false);
+    n_inner_ += stage.n_inner;
+    stage.powers = powers(stage.radix);
+    stage.spectrum = convolution_spectrum(stage);
+  }
+
+  // Of the least number whose powers are all numbers below the prime.
+  const T *powers(int prime) {
+    T *first = take(prime - 1);
+    for (std::int64_t generator = 2;; ++generator) {
+      std::int64_t power = 1;
+      int order = 0;
+      do {
+        const typename Native<T>::integer value = power;
+        std::memcpy(first + order++, &value, sizeof value);
+        power = power * generator % prime;
+      } while (power != 1);
+      if (order == prime - 1)
+        return first;
+    }
+  }
+
+  // Of b, over its length.
+  const T *convolution_spectrum(const Stage<T> &stage) {
+    const int n = stage.radix - 1;
+    T *first = take(2 * n);
+    for (int k = 0; k < n; ++k) {
+      const double angle = kTurn * k / n, c = std::cos(angle), s = -std::sin(angle);
+      double turn_r = 1.0, turn_i = 0.0, r = 0.0, i = 0.0;
+      for (int q = 0; q < n; ++q) {
+        const T *b = stage.turns + 2 * power_at(stage.powers, q == 0 ? 0 : n - q);
+        r += turn_r * b[0] + turn_i * b[1]; // b is conjugate to the turn
+        i += turn_i * b[0] - turn_r * b[1];
+        const double next = turn_r * c - turn_i * s;
+        turn_i = turn_r * s + turn_i * c;
+        turn_r = next;
+      }
+      first[2 * k] = T(r / n);
+      first[2 * k + 1] = T(i / n);
+    }
+    return first;
   }
 };
 

@@ -110,12 +110,12 @@ static inline PhaseWorkspace phase_workspace(const PhaseGrid &grid, std::int64_t
   const std::int64_t step = 2 * grid.lanes;
   PhaseWorkspace at;
   at.plans = 0;
-  at.spectra = (6 * (grid.n0 + grid.n1 + grid.n2) + 63) / 64 * 64;
+  at.spectra = (14 * (grid.n0 + grid.n1 + grid.n2) + 63) / 64 * 64;
   at.spectrum = grid.n0 * phase_plane(grid, value_size);
   at.scratch =
       at.spectra + at.spectrum * (phase_by_seed(grid, n_seeds, threads) ? threads : 1);
   // two lines of whole vectors, and what a transform needs
-  at.scratch_stride = (2 * (longest + grid.lanes) + 3 * longest + 2) * step;
+  at.scratch_stride = (2 * (longest + grid.lanes) + 6 * longest + 2) * step;
   at.size = at.scratch + threads * at.scratch_stride;
   return at;
 }

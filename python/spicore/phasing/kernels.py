@@ -216,8 +216,9 @@ def iterate(
 
     Cost: one pair of transforms an iteration, about ``5 V log2 V`` flops per start for V voxels
     of a real object, twice that for a complex one. Axes with prime factors above 7 take
-    longer: a prime n costs n^2 per line. With `coherence` an iteration takes three transforms more,
-    two of them of intensities in float64; with a histogram it sorts the support.
+    longer, mostly less than three times; a prime n costs n^2 per line where n - 1 has a factor
+    above n / 4. With `coherence` an iteration takes three transforms more, two of them of
+    intensities in float64; with a histogram it sorts the support.
 
     P_M sets a transform of 0 to the modulus with phase 0. With a background [1]_ the iterate is
     the pair (x, B): P_M scales both by ``A / sqrt(|F|^2 + B^2)``, P_S replaces B by its average
