@@ -26,6 +26,15 @@ inline cudaStream_t stream(const Exec &exec) {
   return static_cast<cudaStream_t>(exec.stream);
 }
 
+// Shared memory that a block of the current GPU can ask for.
+inline std::size_t most_shared_bytes(const char *operation) {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), operation);
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        operation);
+  return std::size_t(bytes);
+}
+
 // The shared memory that a launch asks for by its number of bytes.
 template <class T> __device__ T *dynamic_shared() {
 #ifdef SPICORE_EMULATED

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from columns import CPU
 from test_ewald_slice import EPS
-from test_expand import CPU
 
 from spicore import _core, reference
 from spicore.emc.kernels import Photons

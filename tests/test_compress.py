@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import CPU
 from test_ewald_slice import EPS
-from test_expand import CPU, packed
+from test_expand import packed
 from test_maximize import EMPTY, SIZES, block
 
 from spicore import _core, reference

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from test_expand import CPU
+from columns import CPU
 
 from spicore import _core, reference
 from spicore.emc.polar.correlate import (

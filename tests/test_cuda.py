@@ -23,7 +23,7 @@ from spicore import _core, _dispatch, orientations
 from spicore._dispatch import CudaStatus, cuda_status
 from spicore.errors import CudaError, InputError, SpicoreError
 
-OPERATIONS = {"ewald_merge", "ewald_slice", "phase"}
+OPERATIONS = {"ewald_merge", "ewald_slice", "expand", "phase", "polar_frames", "polar_views"}
 """Every operation that has a GPU side."""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import CPU
 from test_ewald_slice import EPS
-from test_expand import CPU, unpacked
+from test_expand import unpacked
 
 from spicore import _core
 from spicore.emc.kernels import expand, posterior

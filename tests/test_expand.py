@@ -1,21 +1,22 @@
-"""expand against its reference and what must hold, on every instruction set."""
+"""expand against its reference and what must hold, for every column of conftest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import cpu_only, on_column
 from test_ewald_slice import EPS, centrosymmetric, near_boundary, problem, slice_error
 
 import spicore as sp
 from spicore import _core, reference
-from spicore.emc.kernels import LANES, expand
+from spicore.emc import kernels
+from spicore.emc.kernels import LANES
 from spicore.errors import InputError
 
-CPU = ["cpu-baseline", "cpu-avx2", "cpu-avx512"]  # columns of conftest
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("column")
+
+expand = on_column(kernels.expand)
+ewald_slice = on_column(sp.ewald_slice)
 
 FAST_LOG = 4e-7  # relative error that elementary.hpp states (3e-7), and the rounding of a result
 SIZES = [(1, 1), (2, 63), (31, 64), (32, 65), (33, 200), (70, 17)]  # orientations, rows
@@ -118,7 +119,7 @@ def test_lanes_past_the_last_orientation_are_zero(n, log):
 def test_agrees_with_ewald_slice():
     volume, quats, q, exposure, _ = tile(17, 40, 300)
     panels, _ = expand(volume, quats, q, exposure)
-    slices = sp.ewald_slice(volume, quats, np.ascontiguousarray(q.T), friedel=True)
+    slices = ewald_slice(volume, quats, np.ascontiguousarray(q.T), friedel=True)
     np.testing.assert_allclose(unpacked(panels, 40), slices * exposure, rtol=2 * EPS)
 
 
@@ -165,6 +166,7 @@ def test_control_of_other_rotations():
 
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("shape", [(33, 130), (100, 999)])
+@cpu_only
 def test_threads_do_not_change_a_bit(shape, log):
     volume, quats, q, exposure, log_mean = tile(17, *shape)
     one, *others = (
@@ -204,6 +206,7 @@ def test_a_tile_is_its_orientations_one_by_one():
         ({"threads": 0}, "threads must be between 1 and 4096, got 0"),
     ],
 )
+@cpu_only
 def test_errors(change, message):
     volume, quats, q, exposure, _ = tile(5, 2, 7)
     arguments = {"volume": volume, "quats": quats, "q": q, "exposure": exposure, **change}
@@ -223,6 +226,7 @@ def test_errors(change, message):
         (8, np.ones(3), r"out must be \[panels, T, lanes\], total \[R\]"),
     ],
 )
+@cpu_only
 def test_the_module_guards_itself(place, value, message):
     """What the function above cannot pass on; the kernel would read beyond the arrays."""
     volume, quats, q, exposure, log_mean = tile(5, 2, 7)
@@ -239,6 +243,7 @@ def test_the_module_guards_itself(place, value, message):
     [np.empty((1, 7, LANES)), np.empty((1, 7, 2 * LANES), np.float32)[:, :, ::2]],
     ids=["float64", "strided"],
 )
+@cpu_only
 def test_out_of_another_type_or_layout_is_refused(out):
     volume, quats, q, exposure, _ = tile(5, 2, 7)
     with pytest.raises((InputError, TypeError), match=r"out must|incompatible function arguments"):

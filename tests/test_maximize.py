@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import CPU
 from test_elementary import STATED
 from test_ewald_slice import EPS
-from test_expand import CPU, packed
+from test_expand import packed
 
 from spicore import Detector, orientations, reference, simulate
 from spicore.emc.kernels import LANES, Photons, expand, maximize

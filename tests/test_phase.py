@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import COLUMNS
-from test_expand import CPU
+from columns import COLUMNS, CPU, cpu_only
 
 from spicore import reference
 from spicore.errors import InputError
@@ -14,7 +13,6 @@ from spicore.phasing.histogram import project_histogram
 from spicore.phasing.layout import SMALL, SpectrumLayout
 
 pytestmark = pytest.mark.usefixtures("current")
-cpu_only = pytest.mark.parametrize("column", CPU, indirect=True)
 gpu_only = pytest.mark.parametrize("column", [x for x in COLUMNS if x not in CPU], indirect=True)
 
 # One to three axes; powers of two, every radix, primes beyond them (61, 67 and 151 by convolution,

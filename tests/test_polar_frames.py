@@ -1,23 +1,22 @@
-"""polar_frames against its reference and what must hold, on every instruction set."""
+"""polar_frames against its reference and what must hold, for every column of conftest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import cpu_only, on_column
 from test_ewald_slice import EPS
-from test_expand import CPU
 
 from spicore import _core, reference
 from spicore.emc.kernels import Photons
+from spicore.emc.polar import transform
 from spicore.emc.polar.layout import ANGLES
 from spicore.emc.polar.orders import AngularOrders
-from spicore.emc.polar.transform import polar_frames
 from spicore.errors import InputError
 
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("column")
+
+polar_frames = on_column(transform.polar_frames)
 
 # Frames, rings, angles: none, one, and around the 16 rings that are transformed side by side.
 SIZES = [(0, 3, 32), (1, 1, 32), (7, 15, 48), (5, 16, 144), (4, 17, 256), (3, 33, 512)]
@@ -167,6 +166,7 @@ def test_nothing_beyond_the_result_is_written():
     np.testing.assert_array_equal(frame[[0, 4]], 7)
 
 
+@cpu_only
 def test_threads_do_not_change_a_bit():
     photons, _ = binned(70, 17, 64)
     one, *others = (polar_frames(photons, limited(17, 64), threads=n) for n in (1, 2, 3))
@@ -199,12 +199,14 @@ def test_frames_that_are_not_sorted_stay_within_memory():
         ({"threads": 0}, "threads must be between 1 and 4096, got 0"),
     ],
 )
+@cpu_only
 def test_errors(change, message):
     arguments = {"photons": binned(3, 3, 48)[0], "orders": all_orders(3, 48), **change}
     with pytest.raises((ValueError, InputError), match=message):
         polar_frames(**arguments)
 
 
+@cpu_only
 def test_begin_must_be_the_sum_of_radii():
     photons, orders = binned(3, 3, 48)[0], all_orders(3, 48)
     n_angles, n_radii, radii, begin = orders.as_tuple()
@@ -220,6 +222,7 @@ def test_begin_must_be_the_sum_of_radii():
     [np.empty((3, 75, 2)), np.empty((3, 75, 4), "f4")[:, :, ::2]],
     ids=["float64", "strided"],
 )
+@cpu_only
 def test_out_of_another_type_or_layout_is_refused(out):
     with pytest.raises(TypeError, match="incompatible function arguments"):
         polar_frames(binned(3, 3, 48)[0], all_orders(3, 48), out=out)

@@ -1,24 +1,25 @@
-"""polar_views against its reference and what must hold, on every instruction set."""
+"""polar_views against its reference and what must hold, for every column of conftest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import cpu_only, on_column
 from test_ewald_slice import EPS
-from test_expand import CPU, FAST_LOG, packed
+from test_expand import FAST_LOG, packed
 from test_polar_frames import all_orders, limited, transform_rounding
 
 from spicore import reference
 from spicore.emc.kernels import LANES
+from spicore.emc.polar import transform
 from spicore.emc.polar.layout import ANGLES
 from spicore.emc.polar.orders import GROUP
-from spicore.emc.polar.transform import exposure_transform, polar_views
+from spicore.emc.polar.transform import exposure_transform
 from spicore.errors import InputError
 
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("column")
+
+polar_views = on_column(transform.polar_views)
 
 # Views, rings, angles: within one group of 16, in both of a panel, in several panels.
 SIZES = [(1, 1, 32), (33, 15, 48), (17, 16, 144), (5, 17, 256), (3, 5, 512)]
@@ -186,6 +187,7 @@ def test_a_panel_is_its_views_one_by_one():
             np.testing.assert_array_equal(a, b[v])
 
 
+@cpu_only
 def test_threads_do_not_change_a_bit():
     problem, orders = Problem(100, 17, 64), limited(17, 64)
     one, *others = (polar_views(*problem.arguments(orders), threads=n) for n in (1, 2, 3))
@@ -247,6 +249,7 @@ def test_exposure_transform():
         ({"threads": 0}, "threads must be between 1 and 4096, got 0"),
     ],
 )
+@cpu_only
 def test_errors(change, message):
     names = ("panels", "orders", "reference", "exposure")
     arguments = dict(zip(names, Problem(2, 3, 48).arguments(all_orders(3, 48)), strict=True))

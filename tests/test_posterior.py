@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from columns import CPU
 from test_elementary import STATED
 from test_ewald_slice import EPS
-from test_expand import CPU
 
 from spicore import _core, reference
 from spicore.emc.kernels import posterior

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_expand import CPU
+from columns import CPU
 
 from spicore import _core
 from spicore.emc.kernels import sort_photons

@@ -51,4 +51,7 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
   spicore::bindings::add_ewald_slice(m);
   spicore::bindings::add_ewald_merge(m);
   spicore::bindings::add_phase(m);
+  spicore::bindings::add_expand(m);
+  spicore::bindings::add_polar_frames(m);
+  spicore::bindings::add_polar_views(m);
 }

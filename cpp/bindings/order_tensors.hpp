@@ -1,4 +1,5 @@
-// Angular orders as Python passes them: (n_angles, n_radii, radii, begin).
+// Angular orders as Python passes them: (n_angles, n_radii, radii, begin), in host memory
+// in both modules.
 #pragma once
 
 #include <tuple>
@@ -10,8 +11,9 @@
 
 namespace spicore::bindings {
 
-using OrderTensors = std::tuple<std::int64_t, std::int64_t, Tensor<const std::int32_t, 1>,
-                                Tensor<const std::int64_t, 1>>;
+using OrderTensors =
+    std::tuple<std::int64_t, std::int64_t, HostTensor<const std::int32_t, 1>,
+               HostTensor<const std::int64_t, 1>>;
 
 inline bool has_transform(std::int64_t n_angles) {
   for (const int n : {32, 48, 64, 96, 128, 144, 192, 256, 384, 512})

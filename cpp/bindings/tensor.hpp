@@ -2,11 +2,10 @@
 // arrays in the CPU module, DLPack arrays on a GPU in the CUDA module.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #ifdef SPICORE_BACKEND_CUDA
 #include "dlpack.hpp"
-#else
-#include <pybind11/numpy.h>
 #endif
 
 #include <array>
@@ -15,6 +14,12 @@
 #include "spicore/exec.hpp"
 
 namespace spicore::bindings {
+
+#ifdef SPICORE_BACKEND_CUDA
+constexpr bool kOnGpu = true; // the values of arrays cannot be read here
+#else
+constexpr bool kOnGpu = false;
+#endif
 
 // A borrowed array. `const T` takes read-only arrays, `T` demands writeable ones.
 template <class T, int N> struct Tensor {
@@ -25,9 +30,33 @@ template <class T, int N> struct Tensor {
 #endif
 };
 
+// A small array that is NumPy's in both modules: what the calls themselves read.
+template <class T, int N> struct HostTensor {
+  T *data = nullptr;
+  std::array<std::int64_t, N> shape{};
+};
+
 inline void require(bool condition, const char *message) {
   if (!condition)
     throw std::invalid_argument(message);
+}
+
+template <template <class, int> class Borrowed, class T, int N>
+bool borrow_numpy(pybind11::handle source, Borrowed<T, N> &tensor) {
+  using Array = pybind11::array_t<std::remove_const_t<T>, pybind11::array::c_style>;
+  if (!pybind11::isinstance<Array>(source))
+    return false;
+  const auto view = pybind11::reinterpret_borrow<pybind11::array>(source);
+  if (view.ndim() != N || !(std::is_const_v<T> || view.writeable()))
+    return false;
+  for (int axis = 0; axis < N; ++axis)
+    tensor.shape[axis] = view.shape(axis);
+  tensor.data = static_cast<T *>(const_cast<void *>(view.data()));
+  return true;
+}
+
+template <class T, int N> bool borrow(pybind11::handle source, HostTensor<T, N> &tensor) {
+  return borrow_numpy(source, tensor);
 }
 
 #ifdef SPICORE_BACKEND_CUDA
@@ -52,16 +81,7 @@ template <class T, int N> bool borrow(pybind11::handle source, Tensor<T, N> &ten
 #else
 
 template <class T, int N> bool borrow(pybind11::handle source, Tensor<T, N> &tensor) {
-  using Array = pybind11::array_t<std::remove_const_t<T>, pybind11::array::c_style>;
-  if (!pybind11::isinstance<Array>(source))
-    return false;
-  const auto view = pybind11::reinterpret_borrow<pybind11::array>(source);
-  if (view.ndim() != N || !(std::is_const_v<T> || view.writeable()))
-    return false;
-  for (int axis = 0; axis < N; ++axis)
-    tensor.shape[axis] = view.shape(axis);
-  tensor.data = static_cast<T *>(const_cast<void *>(view.data()));
-  return true;
+  return borrow_numpy(source, tensor);
 }
 
 #endif
@@ -81,6 +101,13 @@ namespace pybind11::detail {
 
 template <class T, int N> struct type_caster<spicore::bindings::Tensor<T, N>> {
   using Tensor = spicore::bindings::Tensor<T, N>;
+  PYBIND11_TYPE_CASTER(Tensor, const_name("array"));
+
+  bool load(handle source, bool) { return spicore::bindings::borrow(source, value); }
+};
+
+template <class T, int N> struct type_caster<spicore::bindings::HostTensor<T, N>> {
+  using Tensor = spicore::bindings::HostTensor<T, N>;
   PYBIND11_TYPE_CASTER(Tensor, const_name("array"));
 
   bool load(handle source, bool) { return spicore::bindings::borrow(source, value); }

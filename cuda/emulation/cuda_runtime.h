@@ -16,6 +16,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -43,6 +44,7 @@ enum cudaError_t {
 };
 
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct Stream *;
@@ -63,6 +65,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 namespace spicore::emulation {
 
 constexpr int kWarp = 32;
+constexpr int kMostSharedBytes = 227 << 10; // of a block on an H100
 
 // What the threads of a warp do together once all have come. parts: what each brought,
 // and takes away; null for lanes that are not in the mask or have left.
@@ -126,11 +129,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config,
   };
   return spicore::emulation::run(*config, reinterpret_cast<const void *>(kernel), body,
                                  &call);
-}
-
-inline cudaError_t cudaMemsetAsync(void *to, int value, std::size_t bytes, cudaStream_t) {
-  std::memset(to, value, bytes);
-  return cudaSuccess;
 }
 
 // --- in kernels

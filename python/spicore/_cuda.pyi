@@ -1,8 +1,14 @@
 """CUDA kernels. Arrays export DLPack from one GPU, C-contiguous and of the types of `_core`;
 the last argument of an operation is the handle of a stream of that GPU, which must be the
-current one. Nothing is waited for."""
+current one. Nothing is waited for. Angular orders alone are in host memory."""
 
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Orders = tuple[int, int, NDArray[np.int32], NDArray[np.int64]]
+_Photons = tuple[Any, Any, Any, Any]
 
 def device_count() -> int: ...
 def device_status() -> tuple[int, str]: ...
@@ -41,6 +47,31 @@ def phase(
     work: Any,
     sums: Any,
     errors: Any,
+    stream: int,
+    /,
+) -> None: ...
+def expand(
+    volume: Any,
+    quats: Any,
+    q: Any,
+    exposure: Any,
+    reference: Any,
+    logarithm: bool,
+    friedel: bool,
+    out: Any,
+    total: Any,
+    stream: int,
+    /,
+) -> None: ...
+def polar_frames(photons: _Photons, orders: _Orders, out: Any, stream: int, /) -> None: ...
+def polar_views(
+    panels: Any,
+    orders: _Orders,
+    reference: Any,
+    exposure: Any,
+    mirrors: int,
+    logs: Any,
+    totals: Any,
     stream: int,
     /,
 ) -> None: ...

@@ -137,6 +137,7 @@ class CpuBackend:
     quaternions = staticmethod(_validate.quaternions)
     array = staticmethod(_validate.array)
     contiguous = staticmethod(np.ascontiguousarray)
+    empty = staticmethod(np.empty)
     zeros = staticmethod(np.zeros)
     ones = staticmethod(np.ones)
     flip = staticmethod(np.flip)
@@ -246,8 +247,12 @@ class CudaBackend(ABC):
     def output(self, name: str, out: Any, dtype: DTypeLike, shape: tuple[int, ...]) -> Any:
         """Return an array to write to: new, or `out`, checked."""
         if out is None:
-            return self.new("empty", shape, dtype=dtype)
+            return self.empty(shape, dtype)
         return self.array(name, out, dtype, shape)
+
+    def empty(self, shape: Any, dtype: DTypeLike) -> Any:
+        """Return an array of whatever its memory holds."""
+        return self.new("empty", shape, dtype=dtype)
 
     def zeros(self, shape: Any, dtype: DTypeLike) -> Any:
         """Return an array of zeros."""

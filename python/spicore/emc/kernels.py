@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core, _validate
-from .._dispatch import n_threads
+from .. import _core
+from .._dispatch import backend_of, n_threads
 from ..errors import InputError
 
 LANES: int = _core.lanes
@@ -105,9 +105,9 @@ def expand(
     reference: Any = None,
     *,
     friedel: bool = True,
-    out: NDArray[np.float32] | None = None,
+    out: Any = None,
     threads: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+) -> tuple[Any, Any]:
     """Make the tomograms of a tile of orientations.
 
     Parameters
@@ -140,41 +140,38 @@ def expand(
     Raises
     ------
     InputError
-        Shapes disagree, N is even, or quaternions are not of unit norm.
+        Shapes disagree, arrays are on different devices, N is even, or quaternions are not of
+        unit norm.
+    CudaError
+        Arrays are on a GPU that cannot be used.
 
     Notes
     -----
-    Cost: about 30 flops and 8 reads per orientation and row.
+    Cost: about 30 flops and 8 reads per orientation and row. On a GPU as `ewald_slice`.
     Source: Loh & Elser, Phys. Rev. E 80, 026705 (2009), the expand step.
     """
-    volume = _validate.array("volume", volume, np.float32, (None, None, None))
-    if len(set(volume.shape)) != 1 or volume.shape[0] % 2 == 0:
-        raise InputError(f"volume must be cubic with an odd edge, got {list(volume.shape)}")
-    quats = _validate.quaternions("quats", quats)
-    q = _validate.array("q", q, np.float32, (3, None))
-    n_rows = q.shape[1]
-    exposure = _validate.array("exposure", exposure, np.float32, (n_rows,))
-    logarithm = reference is not None
-    reference = _validate.array(
-        "reference", reference if logarithm else exposure, np.float32, (n_rows,)
+    backend = backend_of(
+        volume=volume, quats=quats, q=q, exposure=exposure, reference=reference, out=out
     )
-    shape = (-(-len(quats) // LANES), n_rows, LANES)
-    panels = np.empty(shape, np.float32) if out is None else out
-    if panels.shape != shape:
-        raise InputError(f"out must have shape {list(shape)}, got {list(panels.shape)}")
-    total = np.empty(len(quats), np.float64)
-    _core.expand(
-        volume,
-        quats,
-        q,
-        exposure,
-        reference,
-        logarithm,
-        friedel,
-        panels,
-        total,
-        n_threads(threads),
-    )
+    with backend.device:
+        volume = backend.array("volume", volume, np.float32, (None, None, None))
+        if len(set(volume.shape)) != 1 or volume.shape[0] % 2 == 0:
+            raise InputError(f"volume must be cubic with an odd edge, got {list(volume.shape)}")
+        quats = backend.quaternions("quats", quats)
+        q = backend.array("q", q, np.float32, (3, None))
+        n_rows = q.shape[1]
+        exposure = backend.array("exposure", exposure, np.float32, (n_rows,))
+        logarithm = reference is not None
+        reference = backend.array(
+            "reference", reference if logarithm else exposure, np.float32, (n_rows,)
+        )
+        shape = (-(-len(quats) // LANES), n_rows, LANES)
+        panels = backend.empty(shape, np.float32) if out is None else out
+        if panels.shape != shape:
+            raise InputError(f"out must have shape {list(shape)}, got {list(panels.shape)}")
+        total = backend.empty(len(quats), np.float64)
+        arrays = (volume, quats, q, exposure, reference)
+        backend.run("expand", *arrays, logarithm, friedel, panels, total, threads=threads)
     return panels, total
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import _core
-from ..._dispatch import n_threads
+from ..._dispatch import backend_of
 from ..kernels import LANES, Photons
 from .orders import GROUP, AngularOrders
 
@@ -15,9 +16,9 @@ def polar_frames(
     photons: Photons,
     orders: AngularOrders,
     *,
-    out: NDArray[np.float32] | None = None,
+    out: Any = None,
     threads: int | None = None,
-) -> NDArray[np.float32]:
+) -> Any:
     """Transform sparse polar frames along the angle.
 
     Parameters
@@ -37,11 +38,15 @@ def polar_frames(
 
     Notes
     -----
-    Cost: one transform of A points per frame and ring, about 60 ns at A = 144.
+    Cost: one transform of A points per frame and ring, about 60 ns at A = 144. On a GPU as
+    `ewald_slice`; rows beyond the rings are left out there, not refused.
     """
-    shape = (len(photons.orient_end), orders.n_coefficients, 2)
-    coefficients = np.empty(shape, np.float32) if out is None else out
-    _core.polar_frames(tuple(photons), orders.as_tuple(), coefficients, n_threads(threads))
+    backend = backend_of(**photons._asdict(), out=out)
+    with backend.device:
+        shape = (len(photons.orient_end), orders.n_coefficients, 2)
+        coefficients = backend.empty(shape, np.float32) if out is None else out
+        arguments = tuple(photons), orders.as_tuple(), coefficients
+        backend.run("polar_frames", *arguments, threads=threads)
     return coefficients
 
 
@@ -52,16 +57,16 @@ def exposure_transform(exposure: NDArray) -> NDArray[np.float32]:
 
 
 def polar_views(
-    panels: NDArray[np.float32],
+    panels: Any,
     orders: AngularOrders,
-    reference: NDArray[np.float32],
-    exposure: NDArray[np.float32],
+    reference: Any,
+    exposure: Any,
     *,
     mirrors: int = 2,
-    out_logs: NDArray[np.float32] | None = None,
-    out_totals: NDArray[np.float32] | None = None,
+    out_logs: Any = None,
+    out_totals: Any = None,
     threads: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Any, Any]:
     """Transform the tomograms of views, and count the photons they expect.
 
     Parameters
@@ -90,14 +95,20 @@ def polar_views(
 
     Notes
     -----
-    Cost: two transforms of A points and A logarithms per view and ring.
+    Cost: two transforms of A points and A logarithms per view and ring. On a GPU as
+    `ewald_slice`.
     """
-    n_groups = len(panels) * LANES // GROUP
-    logs, totals = out_logs, out_totals
-    if logs is None:
-        logs = np.empty((n_groups, orders.n_coefficients, 2, GROUP), np.float32)
-    if totals is None:
-        totals = np.empty((n_groups, mirrors, orders.n_angles, GROUP), np.float32)
-    n = n_threads(threads)
-    _core.polar_views(panels, orders.as_tuple(), reference, exposure, mirrors, logs, totals, n)
+    backend = backend_of(
+        panels=panels, reference=reference, exposure=exposure, out_logs=out_logs,
+        out_totals=out_totals,
+    )  # fmt: skip
+    with backend.device:
+        n_groups = len(panels) * LANES // GROUP
+        logs, totals = out_logs, out_totals
+        if logs is None:
+            logs = backend.empty((n_groups, orders.n_coefficients, 2, GROUP), np.float32)
+        if totals is None:
+            totals = backend.empty((n_groups, mirrors, orders.n_angles, GROUP), np.float32)
+        arrays = panels, orders.as_tuple(), reference, exposure
+        backend.run("polar_views", *arrays, mirrors, logs, totals, threads=threads)
     return logs, totals
