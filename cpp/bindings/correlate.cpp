@@ -69,8 +69,11 @@ Correlation checked_task(const TaskTensors &tensors, const OrderTensors &order_t
   return task;
 }
 
+// On a GPU a block has its scratch on chip.
 void check_work(const Tensor<float, 2> &work, const Correlation &task, std::int64_t chunk,
                 const Exec &exec) {
+  if (spicore::bindings::kOnGpu)
+    return;
   require(
       work.shape[0] >= exec.threads &&
           work.shape[1] == spicore::correlate_workspace(task.orders, task.mirrors,
@@ -143,12 +146,14 @@ void match(const TaskTensors &tensors, const OrderTensors &orders,
 } // namespace
 
 void spicore::bindings::add_correlate(py::module_ &m) {
+#ifndef SPICORE_BACKEND_CUDA
   m.attr("match_chunk") = spicore::kMatchChunk;
   m.def("correlate_workspace", [](const OrderTensors &orders, std::int64_t mirrors,
                                   const std::string &arithmetic, std::int64_t chunk) {
     return spicore::correlate_workspace(checked(orders), mirrors,
                                         arithmetic_of(arithmetic), chunk);
   });
+#endif
   m.def("screen", &screen);
   m.def("correlate", &correlate);
   m.def("match", &match);

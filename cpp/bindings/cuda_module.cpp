@@ -54,4 +54,5 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
   spicore::bindings::add_expand(m);
   spicore::bindings::add_polar_frames(m);
   spicore::bindings::add_polar_views(m);
+  spicore::bindings::add_correlate(m);
 }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 _Orders = tuple[int, int, NDArray[np.int32], NDArray[np.int64]]
 _Photons = tuple[Any, Any, Any, Any]
+_Task = tuple[Any, Any, Any, Any, Any, Any, Any]
 
 def device_count() -> int: ...
 def device_status() -> tuple[int, str]: ...
@@ -72,6 +73,33 @@ def polar_views(
     mirrors: int,
     logs: Any,
     totals: Any,
+    stream: int,
+    /,
+) -> None: ...
+def screen(
+    task: _Task, orders: _Orders, arithmetic: str, work: Any, scores: Any, stream: int, /
+) -> None: ...
+def correlate(
+    task: _Task,
+    orders: _Orders,
+    arithmetic: str,
+    keep: Any,
+    cut: float,
+    work: Any,
+    chunk: int,
+    lists: tuple[Any, Any, Any, Any],
+    sums: tuple[Any, Any, Any, Any, Any],
+    stream: int,
+    /,
+) -> None: ...
+def match(
+    task: _Task,
+    orders: _Orders,
+    arithmetic: str,
+    work: Any,
+    best: Any,
+    index: Any,
+    mean: Any,
     stream: int,
     /,
 ) -> None: ...

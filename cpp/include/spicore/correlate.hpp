@@ -10,7 +10,8 @@ namespace spicore {
 // How products of frames and views are summed over the radii; the value is the number of
 // bf16 (8 bits of significand) that stand for a float32. bf16_split leaves out the
 // product of the two low parts. Order 0 is float32 in each: it is the largest, and one of
-// many. Products of bf16 run on AMX tiles, or on their emulation where there are none.
+// many. Products of bf16 run on AMX tiles, or on their emulation where there are none; on
+// CUDA all run on tensor cores, float32 as three bf16 and their six largest products.
 enum class Arithmetic { float32 = 0, bf16 = 1, bf16_split = 2 };
 
 // Transformed frames and views, as `polar_frames` and `polar_views` leave them. With
@@ -112,7 +113,7 @@ static inline std::int64_t correlate_workspace(const AngularOrders &orders,
 // match      best[d] = largest l, index[d] its orientation, mean[d] the mean of l
 //
 //   work  [threads, correlate_workspace(orders, mirrors, arithmetic, chunk)] scratch; the
-//         chunk of screen and match is kMatchChunk
+//         chunk of screen and match is kMatchChunk; on CUDA not used
 SPICORE_TILE_OPERATION(screen, const Exec &exec, const Correlation &task, float *work,
                        float *scores)
 SPICORE_TILE_OPERATION(correlate, const Exec &exec, const Correlation &task,

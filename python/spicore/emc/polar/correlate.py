@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _core
-from ..._dispatch import n_threads
+from ..._dispatch import CPU, CpuBackend, CudaBackend, backend_of, n_threads
 from .accumulate import Terms
 from .orders import GROUP, AngularOrders
 
@@ -116,41 +116,53 @@ class Overflow(Exception):
     """A chunk of frames had more terms than fit; do them in smaller chunks."""
 
 
+def _backend(frames: Any, views: Views, fluence: Any, **others: Any) -> CpuBackend | CudaBackend:
+    return backend_of(
+        frames=frames, logs=views.logs, totals=views.totals, norm=views.norm,
+        log_prior=views.log_prior, fluence=fluence, **others,
+    )  # fmt: skip
+
+
 def _task(
-    frames: NDArray[np.float32],
-    views: Views,
-    fluence: NDArray[np.float32],
-    beta: NDArray[np.float32],
+    backend: CpuBackend | CudaBackend, frames: Any, views: Views, fluence: Any, beta: Any
 ) -> tuple:
     return (
         frames,
         views.logs,
         views.totals,
         views.norm,
-        np.ascontiguousarray(fluence, np.float32),
-        np.ascontiguousarray(beta, np.float32),
+        backend.array("fluence", fluence, np.float32, (None,)),
+        backend.array("beta", beta, np.float32, (None,)),
         views.log_prior,
     )
 
 
 def _work(
-    orders: AngularOrders, mirrors: int, arithmetic: Arithmetic, chunk: int, threads: int
-) -> NDArray[np.float32]:
+    backend: CpuBackend | CudaBackend,
+    orders: AngularOrders,
+    mirrors: int,
+    arithmetic: Arithmetic,
+    chunk: int,
+    threads: int | None,
+) -> Any:
+    """Return the scratch of the threads; on a GPU there is none."""
+    if backend is not CPU:
+        return backend.empty((0, 0), np.float32)
     size = _core.correlate_workspace(orders.as_tuple(), mirrors, arithmetic, chunk)
-    return np.empty((threads, size), np.float32)
+    return np.empty((n_threads(threads), size), np.float32)
 
 
 def screen(
-    frames: NDArray[np.float32],
+    frames: Any,
     views: Views,
-    fluence: NDArray[np.float32],
-    beta: NDArray[np.float32],
+    fluence: Any,
+    beta: Any,
     n_orders: int,
     n_angles: int,
     *,
     arithmetic: Arithmetic = "float32",
     threads: int | None = None,
-) -> NDArray[np.float32]:
+) -> Any:
     """Score groups of views from the low angular orders alone.
 
     Parameters
@@ -173,27 +185,24 @@ def screen(
     float32 [D, G]
         Largest ``beta * score + log_prior`` in each group of 16 views.
     """
-    n = n_threads(threads)
-    scores = np.empty((len(frames), len(views.logs)), np.float32)
-    orders = views.orders.up_to(n_orders, n_angles)
-    _core.screen(
-        _task(frames, views, fluence, beta),
-        orders.as_tuple(),
-        arithmetic,
-        _work(orders, views.mirrors, arithmetic, _core.match_chunk, n),
-        scores,
-        n,
-    )
+    backend = _backend(frames, views, fluence, beta=beta)
+    with backend.device:
+        scores = backend.empty((len(frames), len(views.logs)), np.float32)
+        orders = views.orders.up_to(n_orders, n_angles)
+        work = _work(backend, orders, views.mirrors, arithmetic, _core.match_chunk, threads)
+        task = _task(backend, frames, views, fluence, beta)
+        arguments = task, orders.as_tuple(), arithmetic, work, scores
+        backend.run("screen", *arguments, threads=threads)
     return scores
 
 
 def correlate(
-    frames: NDArray[np.float32],
+    frames: Any,
     views: Views,
-    fluence: NDArray[np.float32],
-    beta: NDArray[np.float32],
+    fluence: Any,
+    beta: Any,
     *,
-    keep: NDArray[np.uint8] | None = None,
+    keep: Any = None,
     cut: float = CUT,
     chunk: int = 128,
     capacity: int = 1 << 18,
@@ -239,27 +248,34 @@ def correlate(
     transformed and reduced in the cache. The view and its mirror image share their products.
     Cost per frame and view: 4 flops per coefficient and a transform of A points. With bf16 a
     thread copies its chunk of frames and a group of views: 4 bytes per coefficient, 8 if split.
+
+    On a GPU a block of threads takes a chunk; the call waits for the GPU, to know whether the
+    terms fit.
     """
-    n = n_threads(threads)
-    n_chunks = -(-len(frames) // chunk)
-    orientation, frame = (np.empty((n_chunks, capacity), np.uint32) for _ in range(2))
-    probability = np.empty((n_chunks, capacity), np.float32)
-    begin = np.empty((n_chunks, len(views.logs) + 1), np.int64)
-    sums = FramePosterior(
-        np.empty(len(frames), np.int64), *(np.empty(len(frames)) for _ in range(4))
-    )
-    _core.correlate(
-        _task(frames, views, fluence, beta),
-        views.orders.as_tuple(),
-        arithmetic,
-        keep,
-        cut,
-        _work(views.orders, views.mirrors, arithmetic, chunk, n),
-        chunk,
-        (orientation, frame, probability, begin),
-        tuple(sums),
-        n,
-    )
+    backend = _backend(frames, views, fluence, beta=beta, keep=keep)
+    with backend.device:
+        n_frames, n_chunks = len(frames), -(-len(frames) // chunk)
+        orientation, frame = (backend.empty((n_chunks, capacity), np.uint32) for _ in range(2))
+        probability = backend.empty((n_chunks, capacity), np.float32)
+        begin = backend.empty((n_chunks, len(views.logs) + 1), np.int64)
+        sums = FramePosterior(
+            backend.empty(n_frames, np.int64),
+            *(backend.empty(n_frames, np.float64) for _ in range(4)),
+        )
+        work = _work(backend, views.orders, views.mirrors, arithmetic, chunk, threads)
+        backend.run(
+            "correlate",
+            _task(backend, frames, views, fluence, beta),
+            views.orders.as_tuple(),
+            arithmetic,
+            keep,
+            cut,
+            work,
+            chunk,
+            (orientation, frame, probability, begin),
+            tuple(sums),
+            threads=threads,
+        )
     if (begin[:, 0] < 0).any():
         raise Overflow
     return Terms(begin, orientation.ravel(), frame.ravel(), probability.ravel()), sums
@@ -274,9 +290,9 @@ class Match(NamedTuple):
 
 
 def match(
-    frames: NDArray[np.float32],
+    frames: Any,
     views: Views,
-    fluence: NDArray[np.float32],
+    fluence: Any,
     *,
     arithmetic: Arithmetic = "float32",
     threads: int | None = None,
@@ -294,17 +310,12 @@ def match(
     threads : int, optional
         Default: all cores. Results do not depend on it.
     """
-    n = n_threads(threads)
-    n_frames = len(frames)
-    result = Match(
-        np.empty(n_frames, np.float32), np.empty(n_frames, np.int64), np.empty(n_frames, np.float32)
-    )
-    _core.match(
-        _task(frames, views, fluence, np.ones(n_frames, np.float32)),
-        views.orders.as_tuple(),
-        arithmetic,
-        _work(views.orders, views.mirrors, arithmetic, _core.match_chunk, n),
-        *result,
-        n,
-    )
+    backend = _backend(frames, views, fluence)
+    with backend.device:
+        n_frames = len(frames)
+        result = Match(*(backend.empty(n_frames, t) for t in (np.float32, np.int64, np.float32)))
+        work = _work(backend, views.orders, views.mirrors, arithmetic, _core.match_chunk, threads)
+        task = _task(backend, frames, views, fluence, backend.ones(n_frames, np.float32))
+        arguments = task, views.orders.as_tuple(), arithmetic, work, *result
+        backend.run("match", *arguments, threads=threads)
     return result
