@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from spicore import phasing, simulate
-from spicore.errors import InputError
+from spicore._dispatch import cuda_status
+from spicore.errors import CudaError, InputError
 from spicore.phasing import Config, Solutions, align, frequencies, reconstruct, run
 from spicore.phasing.pattern import prepare
 
@@ -319,3 +320,38 @@ def test_bad_input(kind):
     options, text = BAD[kind]
     with pytest.raises(InputError, match=text):
         reconstruct(ONES + np.arange(16), options.pop("config", Config()), **options)
+
+
+GPUS = ["cuda-emulated", "cuda-torch", "cuda-cupy"]
+
+
+@pytest.mark.parametrize("column", GPUS, indirect=True)
+@pytest.mark.parametrize("background", [False, True])
+def test_gpu_finds_what_the_cpu_finds(column, background, monkeypatch):
+    """Few iterations, after which rounding has not grown yet."""
+    launches = []
+    iterate = run.gpu.iterate
+
+    def counted(*arguments, **options):
+        launches.append(arguments)
+        return iterate(*arguments, **options)
+
+    monkeypatch.setattr(run.gpu, "iterate", counted)
+    options = {"seeds": 2, "schedule": "8RAAR 4ER", "background": background, "max_outside": 1.0}
+    support = image(24) != 0
+    want = reconstruct(intensity(image(24)), Config(**options), support=support)
+    assert not launches
+    got = reconstruct(intensity(image(24)), Config(**options), support=support, device="cuda")
+    assert launches
+    assert np.abs(got.density - want.density).max() < 1e-3 * np.abs(want.density).max()
+
+
+def test_devices_without_use_are_refused(truth):
+    with pytest.raises(InputError, match="device must be one of cpu, cuda, got 'tpu'"):
+        reconstruct(intensity(truth), FAST, device="tpu")
+    config = dataclasses.replace(FAST, coherence=2)
+    with pytest.raises(InputError, match="device must be cpu with coherence or a histogram"):
+        reconstruct(intensity(truth), config, device="cuda")
+    if not cuda_status().usable:
+        with pytest.raises(CudaError, match="device is cuda, but: "):
+            reconstruct(intensity(truth), FAST, device="cuda")

@@ -80,6 +80,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--threads", type=int, metavar="N", help="default: all cores; results do not depend on it"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="that iterates; cuda: one GPU [cpu]",
+    )
     _options.add_config_options(parser, phasing.Config, "options of the phase retrieval")
     parser.set_defaults(run=run)
     return parser
@@ -121,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
                 histogram=values,
                 voxel_size=voxel_size,
                 threads=threads,
+                device=args.device,
                 on_progress=reporter.on_progress,
                 out=out,
                 resume=args.resume,

@@ -6,13 +6,15 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import _validate
 from .._dispatch import n_threads
 from ..errors import InputError
-from . import frequencies, trust
+from . import frequencies, gpu, trust
 from .align import Alignment, align, like
 from .batches import in_threads
 from .coherence import blurred
@@ -36,6 +38,7 @@ def reconstruct(
     histogram: ArrayLike | None = None,
     voxel_size: float | ArrayLike | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     on_progress: Callable[[Progress], None] | None = None,
     out: str | os.PathLike | None = None,
     resume: bool = False,
@@ -65,6 +68,9 @@ def reconstruct(
         Of the intensity, in 1/Angstrom; that of the density is 1 / (n voxel_size).
     threads : int, optional
         Default: all cores. Results do not depend on it.
+    device : str
+        "cuda": iterations run on the current GPU, on arrays of torch or CuPy, in float32 as on the
+        CPU; supports and what follows stay on the CPU. Not with `coherence` or a histogram.
     on_progress : callable, optional
         Takes a `Progress`, after every few iterations.
     out : path, optional
@@ -81,6 +87,8 @@ def reconstruct(
     ------
     InputError
         The input is no use, all seeds were given up, or a state is of other input.
+    CudaError
+        The device is "cuda", and there is no GPU or no library for its arrays.
 
     Notes
     -----
@@ -90,6 +98,7 @@ def reconstruct(
     """
     config = config or Config()
     threads = n_threads(threads)
+    held_by = _device(device, config, histogram)
     pattern = prepare(
         intensity,
         weight=weight,
@@ -108,7 +117,7 @@ def reconstruct(
         histogram, algorithms, config.beta, real=config.real, positive=config.positive
     )
     key = _key(pattern, config, bound, values)
-    run = Run(pattern, config, bound, threads, values, on_progress, path, key)
+    run = Run(pattern, config, bound, threads, values, on_progress, path, key, held_by)
     if resume and out is not None and os.path.isfile(out) and not os.path.isfile(path):
         return _finished(out, config)
     if resume and path is not None and os.path.isfile(path):
@@ -121,6 +130,16 @@ def reconstruct(
         solutions.save(out)
         run.discard()
     return solutions
+
+
+def _device(device: str, config: Config, histogram: ArrayLike | None) -> ModuleType | None:
+    """Return what holds the arrays of iterations, None on the CPU."""
+    _validate.choice("device", device, ("cpu", "cuda"))
+    if device == "cpu":
+        return None
+    if config.coherence or histogram is not None:
+        raise InputError("device must be cpu with coherence or a histogram, got 'cuda'")
+    return gpu.library()
 
 
 def _finished(out: str | os.PathLike, config: Config) -> Solutions:

@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..io.files import reading_hdf5, writing_hdf5
-from . import frequencies
+from . import frequencies, gpu
 from .coherence import first_kernel, update_coherence
 from .config import Config
 from .kernels import Measured, Seeds, estimate, iterate
@@ -160,6 +161,8 @@ class Run:
         Where the state is kept.
     key : str
         What the state belongs to.
+    held_by : module or None
+        Of the arrays of iterations on a GPU (`gpu.library`); None: on the CPU.
     """
 
     pattern: Pattern
@@ -170,6 +173,7 @@ class Run:
     on_progress: Callable[[Progress], None] | None = None
     path: str | None = None
     key: str = ""
+    held_by: ModuleType | None = None
     segments: list[Segment] = field(init=False)
     measured: Measured = field(init=False)
 
@@ -243,9 +247,10 @@ class Run:
     def _iterate(self, batch: Seeds, algorithm: str, n: int, **options: float) -> NDArray:
         """Iterate with the constraints on the object; return R factors."""
         most = self.config.max_phase
-        return iterate(
+        there = gpu.copied_to(self.held_by, batch) if self.held_by else batch
+        errors = iterate(
             self.measured,
-            batch,
+            there,
             algorithm,
             n,
             positive=self.config.positive,
@@ -254,6 +259,12 @@ class Run:
             threads=self.threads,
             **options,
         )
+        if self.held_by is None:
+            return errors
+        batch.x = gpu.copied_back(self.held_by, there.x)
+        if batch.background is not None:
+            batch.background = gpu.copied_back(self.held_by, there.background)
+        return gpu.copied_back(self.held_by, errors)
 
     def _begin(self, state: State, s: int) -> None:
         """Give a seed random phases and its first support."""
