@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from .. import _validate
@@ -60,6 +59,8 @@ def blurred(power: NDArray, kernel: NDArray[np.float64], threads: int = 1) -> ND
     float64 [*shape]
         At least 0.
     """
+    import scipy.fft
+
     with scipy.fft.set_workers(threads):
         f = scipy.fft.rfftn(np.asarray(power, np.float64))
         f *= scipy.fft.rfftn(_padded(kernel, power.shape))
@@ -84,6 +85,8 @@ def neighbours(
     float
         The kernel at its middle.
     """
+    import scipy.fft
+
     with scipy.fft.set_workers(threads):
         power = np.abs(scipy.fft.fftn(x)).astype(np.float64) ** 2
     others, middle = kernel.copy(), _middle(kernel)
@@ -121,6 +124,8 @@ def update_coherence(
 
     Clark et al., Nat. Commun. 3, 993 (2012); cohere's `pcdi`.
     """
+    import scipy.fft
+
     from .kernels import check
 
     check(measured, seeds)
@@ -144,6 +149,8 @@ def update_coherence(
 def _richardson_lucy(
     kernel: NDArray, data: NDArray, weight: NDArray, power: NDArray, steps: int
 ) -> NDArray[np.float64]:
+    import scipy.fft
+
     shape = data.shape
     factor = scipy.fft.rfftn(power)
 
