@@ -7,6 +7,7 @@
 #include <array>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 
@@ -128,7 +129,9 @@ struct VolumeLayout {
 
   VolumeLayout(const PhaseGrid &grid, std::int64_t n_seeds, std::int64_t shells) {
     const std::int64_t most = std::max<std::int64_t>(1, kBatchVoxels / grid.voxels());
-    batch = std::min(n_seeds, most);
+    // cuFFT takes real objects that start where a complex value could.
+    const std::int64_t even = grid.voxels() % 2 == 0 ? most : (most + 1) / 2 * 2;
+    batch = std::min(n_seeds, even);
     half = grid.columns() + (grid.has_edge() ? 1 : 0);
     spectrum = grid.n0 * grid.n1 * half;
     n_shells = shells > 0 ? shells + 1 : 0;
@@ -357,6 +360,8 @@ std::array<std::int64_t, 2> volume_scratch(const PhaseGrid &grid, std::int64_t n
 template <class T>
 void run_volumes(const Exec &exec, const PhaseTask<T> &task, T *work, double *sums) {
   const VolumeLayout layout(task.grid, task.n_seeds, task.n_shells);
+  if (reinterpret_cast<std::uintptr_t>(task.x) % sizeof(Complex<T>) != 0)
+    throw std::invalid_argument("x must be aligned to two values for cuFFT");
   Volume<T> volume = {task, layout, 0, reinterpret_cast<Complex<T> *>(work), work, sums};
   if (task.grid.real)
     volume.objects = work + layout.spectra();

@@ -604,6 +604,16 @@ def test_arrays_on_a_gpu_must_be_contiguous_and_on_one_device():
 
 
 @gpu_only
+def test_large_real_objects_must_be_aligned():
+    problem = Problem((41, 39, 43), np.float32)
+    there = Problem.column.to(np.concatenate([problem.x, problem.x]))
+    with pytest.raises(ValueError, match="x must be aligned to two values"):
+        kernels.iterate(
+            problem.measured(), Seeds(there[1:2], Problem.column.to(problem.support[:1])), "ER", 1
+        )
+
+
+@gpu_only
 def test_results_are_on_the_gpu_and_nothing_else_changes():
     problem = Problem((8, 9), np.float32)
     seeds = on_column(problem.seeds())
