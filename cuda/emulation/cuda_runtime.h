@@ -131,6 +131,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config,
                                  &call);
 }
 
+inline cudaError_t cudaMemsetAsync(void *to, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+
 // --- in kernels
 
 #define __syncthreads() spicore::emulation::wait_for_block(__FILE__, __LINE__)
