@@ -51,6 +51,7 @@ def summary(solutions: Solutions) -> dict:
         "passed": s.n_kept,
         "passed_wilson_95": wilson(s.n_kept, n),
         "r_factor": s.r_factor,
+        "r_factor_of_best": float(scores["r_factor"][scores["rank"] == 0][0]),
         "free_r_factor": s.free_r_factor,
         "likelihood": s.likelihood,
         "best_free_llk": float(np.nanmin(scores["free_llk"])),
@@ -75,8 +76,13 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def result_path(name: str, machine: str | None) -> Path:
+    """Return bench/results/<name>_<machine>.json."""
+    return ROOT / "bench" / "results" / f"{name}_{machine or platform.node() or 'unknown'}.json"
+
+
 def write(name: str, machine: str | None, table: dict) -> None:
     """Write bench/results/<name>_<machine>.json."""
-    machine = machine or platform.node() or "unknown"
-    path = ROOT / "bench" / "results" / f"{name}_{machine}.json"
-    path.write_text(json.dumps({"machine": machine, **table}, indent=2) + "\n")
+    path = result_path(name, machine)
+    head = {"machine": path.stem.removeprefix(f"{name}_")}
+    path.write_text(json.dumps({**head, **table}, indent=2) + "\n")
