@@ -1,6 +1,6 @@
 """Measured patterns: the optical ring, a Bragg peak in 3D, and a virus at an XFEL.
 
-    python bench/phasing_real.py [--only ring pr772 bcdi] [--seeds 20] [--bcdi-size 96]
+    python bench/phasing_real.py [--only ring pr772 slice bcdi] [--seeds 20] [--bcdi-size 96]
 
 There is no truth: what counts is the free likelihood, how far seeds agree (PRTF, mode 0), and the R
 factor. Each set has a control, the same data with values shuffled inside shells. The Bragg peak
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import h5py
 import numpy as np
+import scipy.io
 import scipy.ndimage
 from numpy.typing import NDArray
 from phasing_common import DATA, ROOT, result_path, shuffled_in_shells, summary, write
@@ -107,6 +108,15 @@ def pr772(args: argparse.Namespace) -> Set:
     return Set(np.where(bad, np.nan, values), config)
 
 
+def central_slice(args: argparse.Namespace) -> Set:
+    """Symmetrised central slice of the virus, 353 x 353, measured from radius 6 to 174."""
+    file = scipy.io.loadmat(DATA / "pr772" / "pr772_emc_central_slice_353x353.mat")
+    radius = np.hypot(*(np.indices((353, 353)) - 176))
+    intensity = np.where((file["mask"] != 0) & (radius < 174), file["pat"], np.nan)
+    # 353 is prime: 350 transforms faster.
+    return Set(intensity, Config(seeds=args.seeds, background=True, max_outside=0.3, size=350))
+
+
 def bcdi(args: argparse.Namespace) -> Set:
     """Rocking curve of a Bragg peak, corrected, frames added up, cropped about its maximum."""
     frames, dark, white = scan54()
@@ -176,6 +186,7 @@ def r_factors(solutions: sp.phasing.Solutions, data: NDArray, weight: NDArray) -
 SETS: dict[str, Callable[[argparse.Namespace], Set]] = {
     "ring": ring,
     "pr772": pr772,
+    "slice": central_slice,
     "bcdi": bcdi,
 }
 
