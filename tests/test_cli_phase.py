@@ -88,7 +88,7 @@ def test_what_was_merged_is_read_of_a_smoothed_result(emc_result, tmp_path):
     smoothed = dataclasses.replace(result, merged=result.intensity, intensity=result.intensity * 2)
     smoothed.save(tmp_path / "result.h5")
     got = read_intensity(str(tmp_path / "result.h5")).intensity
-    np.testing.assert_array_equal(got, result.intensity[0])
+    np.testing.assert_array_equal(got, emc.sharpen(result.intensity[0], result.weight[0]))
 
 
 def test_kinds_of_files(volume, emc_result, tmp_path):
@@ -104,11 +104,13 @@ def test_kinds_of_files(volume, emc_result, tmp_path):
         read_intensity(str(tmp_path / "a.mrc")),
         read_intensity(str(tmp_path / "a.h5")),
         read_intensity(str(tmp_path / "a.h5"), "deep/one"),
-        read_intensity(str(emc_result)),
     ):
         np.testing.assert_array_equal(read.intensity, values.astype(np.float32))
-    second = read_intensity(str(emc_result), mode=2)
-    np.testing.assert_array_equal(second.intensity, 2 * values.astype(np.float32))
+    weight = emc.Result.load(emc_result).weight
+    first, second = (read_intensity(str(emc_result), mode=mode) for mode in (1, 2))
+    for factor, read, exposure in zip((1, 2), (first, second), weight, strict=True):
+        expected = emc.sharpen(factor * values.astype(np.float32), exposure)
+        np.testing.assert_array_equal(read.intensity, expected)
     assert second.voxel_size == 0.005
     image = read_intensity(str(tmp_path / "a.h5"), "image", amplitude=True)
     np.testing.assert_allclose(image.intensity, values[15], rtol=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..emc.result import FORMAT as EMC_FORMAT
+from ..emc.sharpen import sharpen
 from ..errors import InputError
 from ..io import mrc
 from ..io.files import reading_hdf5
@@ -93,6 +94,7 @@ def _from_hdf5(path: str, dataset: str | None, mode: int) -> Intensity:
                 if not 1 <= mode <= len(values):
                     raise InputError(f"mode must be 1 to {len(values)}, got {mode}")
                 values, weight = values[mode - 1], weight[mode - 1]
+            values = sharpen(values, weight)
             return Intensity(values, weight, voxel_size if voxel_size > 0 else None)
     names = NAMES if dataset is None else (dataset,)
     return Intensity(_squeezed(read_numbers("intensity", path, names)))

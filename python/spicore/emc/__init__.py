@@ -7,6 +7,7 @@ from .config import Config
 from .kernels import compress, expand, maximize, posterior, sort_photons
 from .reconstruct import Iteration, reconstruct
 from .result import Result
+from .sharpen import sharpen
 from .smooth import smooth
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "maximize",
     "posterior",
     "reconstruct",
+    "sharpen",
     "smooth",
     "sort_photons",
 ]

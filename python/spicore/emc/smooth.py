@@ -83,7 +83,7 @@ def smooth(
     Cost: 21 transforms of the observed cube each way, 3 s at N = 133 on two cores. Memory: ten
     volumes. Source of the model: Goodman, Speckle Phenomena in Optics (2007).
     """
-    intensity, weight = _checked(intensity, weight)
+    intensity, weight = checked(intensity, weight)
     extent = _validate.number("extent", extent, low=1e-6, high=LARGEST)
     size, inner = len(intensity), _observed(weight)
     cut = slice(size // 2 - inner, size // 2 + inner + 1)
@@ -95,12 +95,12 @@ def smooth(
     band = _Band(len(photons), extent, n_threads(threads))
     field = _solve(band, photons, exposure, mean)
     near = mean * np.maximum(1.0 + field, DARKEST)
-    result = _filled(intensity, weight, profile)
+    result = filled(intensity, weight, profile)
     result[cut, cut, cut] = (photons + OWN) / (exposure + OWN / near)
     return result
 
 
-def _checked(intensity: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
+def checked(intensity: NDArray, weight: NDArray) -> tuple[NDArray, NDArray]:
     shape = np.shape(intensity)
     if len(shape) != 3 or len(set(shape)) != 1 or shape[0] % 2 == 0:
         raise InputError(f"intensity must be a cube of odd edge [N, N, N], got {list(shape)}")
@@ -137,10 +137,12 @@ def _profile(photons: NDArray, exposure: NDArray, radius: NDArray) -> NDArray[np
     return np.interp(np.arange(n), seen, sums[0][seen] / sums[1][seen])
 
 
-def _filled(
-    intensity: NDArray, weight: NDArray, profile: NDArray[np.float64]
+def filled(
+    intensity: NDArray, weight: NDArray, profile: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:
     """Copy with the mean of the shell where nobody saw."""
+    if profile is None:
+        profile = _profile(intensity * weight, weight, _radii(len(intensity)))
     result, centre = intensity.copy(), len(intensity) // 2
     for k, index in radius_planes(len(intensity)):
         for x in {centre + k, centre - k}:
