@@ -1,12 +1,6 @@
-"""Partially coherent light: what is measured is the intensity convolved with a kernel.
-
-Kernels are small: [S, *box], odd along each axis, the origin in the middle, their sum 1. They and
-intensities are float64: weak ones would drown in the rounding errors of strong ones.
-"""
+"""The kernel of partially coherent light, fitted to the measurement."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +9,8 @@ from .. import _validate
 from .._dispatch import n_threads
 from ..errors import InputError
 from .batches import in_threads
-
-if TYPE_CHECKING:
-    from .kernels import Measured, Seeds
+from .blur import box_of, middle_of, power_of, transfer_of
+from .kernels import Measured, Seeds, check
 
 STEPS = 20
 """Richardson-Lucy steps of an update (as in cohere)."""
@@ -42,56 +35,6 @@ def first_kernel(shape: tuple[int, ...]) -> NDArray[np.float64]:
     squares = (x**2 for x in np.meshgrid(*axes, indexing="ij", sparse=True))
     kernel = (1.0 + sum(squares)) ** -1.5
     return kernel / kernel.sum()
-
-
-def blurred(power: NDArray, kernel: NDArray[np.float64], threads: int = 1) -> NDArray[np.float64]:
-    """Return the convolution of an intensity with a kernel.
-
-    Parameters
-    ----------
-    power : float [*shape]
-        Periodic.
-    kernel : float64 [*box]
-    threads : int
-
-    Returns
-    -------
-    float64 [*shape]
-        At least 0.
-    """
-    import scipy.fft
-
-    with scipy.fft.set_workers(threads):
-        f = scipy.fft.rfftn(np.asarray(power, np.float64))
-        f *= scipy.fft.rfftn(_padded(kernel, power.shape))
-        return np.maximum(scipy.fft.irfftn(f, power.shape), 0.0)
-
-
-def neighbours(
-    x: NDArray, kernel: NDArray[np.float64], threads: int = 1
-) -> tuple[NDArray[np.float64], float]:
-    """Split the blurred intensity of an object: centre |F|^2 + neighbours^2.
-
-    Parameters
-    ----------
-    x : [*shape]
-    kernel : float64 [*box]
-    threads : int
-
-    Returns
-    -------
-    float64 [*shape]
-        Square root of what the other frequencies give to each.
-    float
-        The kernel at its middle.
-    """
-    import scipy.fft
-
-    with scipy.fft.set_workers(threads):
-        power = np.abs(scipy.fft.fftn(x)).astype(np.float64) ** 2
-    others, middle = kernel.copy(), _middle(kernel)
-    others[middle] = 0.0
-    return np.sqrt(blurred(power, others, threads)), float(kernel[middle])
 
 
 def update_coherence(
@@ -124,10 +67,6 @@ def update_coherence(
 
     Clark et al., Nat. Commun. 3, 993 (2012); cohere's `pcdi`.
     """
-    import scipy.fft
-
-    from .kernels import check
-
     check(measured, seeds)
     if seeds.coherence is None:
         raise InputError("coherence must be given to update it, got None")
@@ -139,7 +78,7 @@ def update_coherence(
 
     def one(s: int) -> None:
         x = np.where(seeds.support[s % len(seeds.support)], seeds.x[s], 0)
-        power = _centre(np.abs(scipy.fft.fftn(x)).astype(np.float64) ** 2, half)
+        power = _centre(power_of(x), half)
         kernel = _richardson_lucy(seeds.coherence[s], data, weight, power, steps)
         seeds.coherence[s] = (kernel + np.flip(kernel)) / 2 if measured.real else kernel
 
@@ -155,45 +94,28 @@ def _richardson_lucy(
     factor = scipy.fft.rfftn(power)
 
     def correlated(values: NDArray) -> NDArray:
+        import scipy.fft
+
         whole = scipy.fft.irfftn(scipy.fft.rfftn(values) * factor.conj(), shape)
-        return np.maximum(_boxed(whole, kernel.shape), 0.0)
+        return np.maximum(whole[box_of(kernel.shape)], 0.0)
 
     least = 1e-300 + np.finfo(np.float64).eps * power.max()
     norm = np.maximum(correlated(weight), least)
     for _ in range(steps):
-        model = scipy.fft.irfftn(scipy.fft.rfftn(_padded(kernel, shape)) * factor, shape)
+        model = scipy.fft.irfftn(transfer_of(kernel, shape) * factor, shape)
         new = kernel * correlated(weight * data / np.maximum(model, least)) / norm
-        if not new[_middle(new)] > 0:  # no object, or one that nothing measured sees
+        if not new[middle_of(new)] > 0:  # no object, or one that nothing measured sees
             break
         kernel = new / new.sum()
     return kernel
 
 
-def _middle(kernel: NDArray) -> tuple[int, ...]:
-    return tuple(n // 2 for n in kernel.shape)
-
-
-def _padded(kernel: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return a kernel in zeros, its origin at index 0."""
-    result = np.zeros(shape)
-    result[tuple(slice(n) for n in kernel.shape)] = kernel
-    return np.roll(result, [-m for m in _middle(kernel)], tuple(range(kernel.ndim)))
-
-
-def _boxed(values: NDArray, box: tuple[int, ...]) -> NDArray:
-    """Return what `_padded` put in."""
-    moved = np.roll(values, [n // 2 for n in box], tuple(range(values.ndim)))
-    return moved[tuple(slice(n) for n in box)]
-
-
 def _centre(values: NDArray, half: list[int]) -> NDArray:
     """Return the central part of periodic values [*shape], index 0 still its origin."""
     side = int(MOST_VOXELS ** (1 / values.ndim))
+    lengths = [min(n, max(side, 4 * h + 1)) for n, h in zip(values.shape, half, strict=True)]
     kept = [
-        np.arange(-(m // 2), m - m // 2) % n
-        for n, m in (
-            (n, min(n, max(side, 4 * h + 1))) for n, h in zip(values.shape, half, strict=True)
-        )
+        np.arange(-(m // 2), m - m // 2) % n for n, m in zip(values.shape, lengths, strict=True)
     ]
     return np.fft.ifftshift(values[np.ix_(*kept)])
 
@@ -206,27 +128,3 @@ def _inner(part: tuple[int, ...], shape: tuple[int, ...], half: list[int]) -> ND
         inside = (m == n) | ((place >= h - m // 2) & (place < m - m // 2 - h))
         result &= inside.reshape([-1 if i == axis else 1 for i in range(len(part))])
     return result
-
-
-def check_coherence(kernel: object, n_starts: int, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless these are kernels for starts of this shape."""
-    if (
-        not isinstance(kernel, np.ndarray)
-        or kernel.dtype != np.float64
-        or kernel.ndim != 1 + len(shape)
-        or len(kernel) != n_starts
-    ):
-        got = f"{kernel.dtype} {list(kernel.shape)}" if isinstance(kernel, np.ndarray) else kernel
-        box = ", ".join(["box"] * len(shape))
-        raise InputError(f"coherence must be float64 [{n_starts}, {box}], got {got}")
-    if any(k % 2 == 0 or k > n for k, n in zip(kernel.shape[1:], shape, strict=True)):
-        raise InputError(
-            f"coherence must have odd axes of at most {list(shape)}, got {list(kernel.shape[1:])}"
-        )
-    if not (np.isfinite(kernel) & (kernel >= 0)).all():
-        raise InputError("coherence must be finite and at least 0, got other values")
-    flat = kernel.reshape(n_starts, -1)
-    if np.abs(flat.sum(1) - 1).max(initial=0) > 1e-6:
-        raise InputError(f"coherence must have sums of 1, got {flat.sum(1)}")
-    if (flat[:, flat.shape[1] // 2] <= 0).any():
-        raise InputError("coherence must be above 0 in the middle, got 0")

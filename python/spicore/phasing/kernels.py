@@ -13,7 +13,7 @@ from .._dispatch import CPU, backend_of, n_threads
 from ..errors import InputError
 from . import gpu
 from .batches import in_threads
-from .coherence import check_coherence, neighbours
+from .blur import Neighbours, check_coherence
 from .histogram import checked_histogram, project_histogram
 from .layout import SpectrumLayout, aligned
 from .schedule import ALGORITHMS
@@ -130,7 +130,7 @@ class Seeds:
         amplitude, of the precision of x. As x, an iterate may leave its constraints.
     coherence : float64 [S, *box] or None
         Kernels with which partially coherent light blurs intensities: boxes of odd axes with the
-        origin in the middle, >= 0, of sum 1 (`phasing.coherence`). Not together with a background.
+        origin in the middle, >= 0, of sum 1 (`phasing.blur`). Not together with a background.
     """
 
     x: NDArray
@@ -273,6 +273,8 @@ class _Kernel:
         self.seeds, self.constraints, self.threads = seeds, (positive, bounds), threads
         self.dtype = seeds.x.real.dtype
         self.layout, self.target, self.total = measured.spectrum(self.dtype)
+        kernels = () if seeds.coherence is None else seeds.coherence
+        self.neighbours = [Neighbours(one, measured.shape) for one in kernels]
 
     def run(self, rounds: list, errors: NDArray, held: NDArray | None = None) -> None:
         """Do as many iterations as `errors` [S, n] has columns.
@@ -336,15 +338,15 @@ def _iteration(
 def _neighbours(seeds: Seeds, kernel: _Kernel) -> tuple[NDArray, NDArray]:
     """Return what neighbours give to each amplitude [S, *shape], and roots of centres [S, 1...]."""
     x, threads = seeds.x, kernel.threads
-    held, factor = np.empty(x.shape, kernel.dtype), np.empty(len(x), kernel.dtype)
+    held = np.empty(x.shape, kernel.dtype)
     by_seed = len(x) >= threads
 
     def one(s: int) -> None:
-        held[s], centre = neighbours(x[s], seeds.coherence[s], 1 if by_seed else threads)
-        factor[s] = np.sqrt(centre)
+        held[s] = kernel.neighbours[s](x[s], 1 if by_seed else threads)
 
     in_threads(one, range(len(x)), threads if by_seed else 1)
-    return held, factor.reshape(-1, *[1] * (x.ndim - 1))
+    centres = np.array([split.centre for split in kernel.neighbours], kernel.dtype)
+    return held, np.sqrt(centres).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _with_histogram(

@@ -17,7 +17,7 @@ from ..errors import InputError
 from . import frequencies, gpu, trust
 from .align import Alignment, align, like
 from .batches import in_threads
-from .coherence import blurred
+from .blur import blurred
 from .config import Config
 from .histogram import checked_histogram
 from .kernels import Seeds, estimate

@@ -205,7 +205,7 @@ class Run:
         """Return how many seeds fit into the memory of a block."""
         voxels = int(np.prod(self.pattern.shape))
         per_voxel = (4 if self.pattern.real else 8) * 3 + 2 + 8 * self.config.background
-        per_voxel += 8 * (self.config.coherence > 0)
+        per_voxel += 16 * (self.config.coherence > 0)
         return max(1, self.config.block_memory_mb * 2**20 // (voxels * per_voxel))
 
     def _advance(self, state: State, chosen: NDArray[np.intp], at: int) -> None:
