@@ -44,8 +44,9 @@ class Solutions:
         after alignment), inverted, and reason (why it was rejected; empty if it was not).
     curves : dict of arrays [shells]
         radius (in voxels of the intensity), prtf, fsc (of two halves of the seeds that passed:
-        how reproducible phases are, on the same data), power (of the density), data (measured
-        mean intensity), background (mean over seeds; absent without).
+        how reproducible phases are, on the same data), power (of the density, blurred by
+        `coherence`), data (measured mean intensity), background (mean over seeds; absent
+        without).
     history : dict
         r_factor [S, iterations], support [S, segments], segment [segments]: iterations done
         at the end of each.
