@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,5 +85,12 @@ def result_path(name: str, machine: str | None) -> Path:
 def write(name: str, machine: str | None, table: dict) -> None:
     """Write bench/results/<name>_<machine>.json."""
     path = result_path(name, machine)
-    head = {"machine": path.stem.removeprefix(f"{name}_")}
-    path.write_text(json.dumps({**head, **table}, indent=2) + "\n")
+    text = json.dumps({"machine": path.stem.removeprefix(f"{name}_"), **table}, indent=2)
+    # lists of numbers in one line
+    text = re.sub(r"\[[-+\d.eE,\sNa]*\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
+    path.write_text(text + "\n")
+
+
+def read(name: str, machine: str | None) -> dict:
+    """Read what `write` wrote."""
+    return json.loads(result_path(name, machine).read_text())
