@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._dispatch import CudaBackend, cuda_status
+from .. import _dispatch
+from .._dispatch import CudaBackend
 from ..errors import CudaError, InputError
 from .layout import SpectrumLayout
 
@@ -74,7 +75,7 @@ def library() -> ModuleType:
     CudaError
         There is no usable GPU, or neither library.
     """
-    status = cuda_status()
+    status = _dispatch.cuda_status()
     if not status.usable:
         raise CudaError(f"device is cuda, but: {status.reason}")
     for name in ("torch", "cupy"):
