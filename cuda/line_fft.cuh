@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "spicore/host_device.hpp"
+#include "spicore/math/butterfly.hpp"
 
 namespace spicore::cuda {
 
@@ -24,95 +25,6 @@ template <class T> SPI_HD Complex<T> product(const Complex<T> &a, const Complex<
 
 template <class T> SPI_HD Complex<T> exchanged(const Complex<T> &a) { return {a.i, a.r}; }
 
-// --- butterflies: a[k] := sum_r a[r] exp(-2 pi i r k / R)
-
-// cos and sin(2 pi k / R) for 0 < k < R.
-template <int R> SPI_HD constexpr double turn_cosine(int k) {
-  const int j = 2 * k > R ? R - k : k;
-  return R == 3   ? -0.5
-         : R == 5 ? (j == 1 ? 0.30901699437494742410 : -0.80901699437494742410)
-         : j == 1 ? 0.62348980185873353053
-         : j == 2 ? -0.22252093395631440429
-                  : -0.90096886790241912624;
-}
-template <int R> SPI_HD constexpr double turn_sine(int k) {
-  const bool mirrored = 2 * k > R;
-  const int j = mirrored ? R - k : k;
-  const double s = R == 3   ? 0.86602540378443864676
-                   : R == 5 ? (j == 1 ? 0.95105651629515357212 : 0.58778525229247312917)
-                   : j == 1 ? 0.78183148246802980871
-                   : j == 2 ? 0.97492791218182360702
-                            : 0.43388373911755812048;
-  return mirrored ? -s : s;
-}
-
-// R = 3, 5, 7, in pairs r and R - r.
-template <class T, int R> struct Butterfly {
-  __device__ static void run(Complex<T> *a) {
-    constexpr int h = R / 2;
-    Complex<T> sum[h], difference[h];
-    const Complex<T> first = a[0];
-#pragma unroll
-    for (int j = 0; j < h; ++j) {
-      const Complex<T> p = a[j + 1], q = a[R - 1 - j];
-      sum[j] = {p.r + q.r, p.i + q.i};
-      difference[j] = {p.r - q.r, p.i - q.i};
-      a[0] = {a[0].r + sum[j].r, a[0].i + sum[j].i};
-    }
-#pragma unroll
-    for (int k = 1; k <= h; ++k) {
-      Complex<T> even = first, odd = {T(0), T(0)};
-#pragma unroll
-      for (int j = 0; j < h; ++j) {
-        const T c = T(turn_cosine<R>((j + 1) * k % R));
-        const T s = T(turn_sine<R>((j + 1) * k % R));
-        even = {even.r + sum[j].r * c, even.i + sum[j].i * c};
-        odd = {odd.r + difference[j].r * s, odd.i + difference[j].i * s};
-      }
-      a[k] = {even.r + odd.i, even.i - odd.r};
-      a[R - k] = {even.r - odd.i, even.i + odd.r};
-    }
-  }
-};
-
-template <class T> struct Butterfly<T, 2> {
-  __device__ static void run(Complex<T> *a) {
-    const Complex<T> p = a[0], q = a[1];
-    a[0] = {p.r + q.r, p.i + q.i};
-    a[1] = {p.r - q.r, p.i - q.i};
-  }
-};
-
-template <class T> struct Butterfly<T, 4> {
-  __device__ static void run(Complex<T> *a) {
-    const Complex<T> p = {a[0].r + a[2].r, a[0].i + a[2].i};
-    const Complex<T> q = {a[0].r - a[2].r, a[0].i - a[2].i};
-    const Complex<T> r = {a[1].r + a[3].r, a[1].i + a[3].i};
-    const Complex<T> s = {a[1].r - a[3].r, a[1].i - a[3].i};
-    a[0] = {p.r + r.r, p.i + r.i};
-    a[1] = {q.r + s.i, q.i - s.r};
-    a[2] = {p.r - r.r, p.i - r.i};
-    a[3] = {q.r - s.i, q.i + s.r};
-  }
-};
-
-template <class T> struct Butterfly<T, 8> {
-  __device__ static void run(Complex<T> *a) {
-    const T c = T(0.70710678118654752440);
-    Complex<T> even[4] = {a[0], a[2], a[4], a[6]}, odd[4] = {a[1], a[3], a[5], a[7]};
-    Butterfly<T, 4>::run(even);
-    Butterfly<T, 4>::run(odd);
-    odd[1] = {(odd[1].r + odd[1].i) * c, (odd[1].i - odd[1].r) * c};
-    odd[2] = {odd[2].i, -odd[2].r};
-    odd[3] = {(odd[3].i - odd[3].r) * c, -(odd[3].r + odd[3].i) * c};
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      a[k] = {even[k].r + odd[k].r, even[k].i + odd[k].i};
-      a[k + 4] = {even[k].r - odd[k].r, even[k].i - odd[k].i};
-    }
-  }
-};
-
 // --- plans
 
 constexpr int kMostStages = 16; // of a length that fits shared memory
@@ -121,18 +33,6 @@ struct LinePlan {
   int n, n_stages;
   int radix[kMostStages];
 };
-
-inline int next_radix(int n) {
-  if (n % 8 == 0 && n != 16) // 16 = 4 * 4
-    return 8;
-  for (const int radix : {4, 2, 3, 5, 7})
-    if (n % radix == 0)
-      return radix;
-  for (int radix = 11; radix * radix <= n; radix += 2)
-    if (n % radix == 0)
-      return radix;
-  return n;
-}
 
 inline LinePlan line_plan(int n) {
   LinePlan plan = {n, 0, {}};

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "angular_fft.hpp"
+#include "spicore/math/butterfly.hpp"
 
 namespace spicore::cpu::SPICORE_SIMD {
 namespace {
@@ -43,75 +44,6 @@ template <class T> SPICORE_INLINE void store(T *p, const Vector<T> &v) {
 }
 
 template <class T> struct Complex { Vector<T> r, i; };
-
-// --- butterflies: a[k] := sum_r a[r] exp(-2 pi i r k / R)
-
-// Odd R, in pairs r and R - r.
-template <class T, int R> struct Butterfly {
-  static_assert(R % 2 == 1);
-  static SPICORE_INLINE void run(Complex<T> *a) {
-    constexpr int h = R / 2;
-    Complex<T> sum[h], difference[h];
-    const Complex<T> first = a[0];
-    unrolled<h>([&](auto j) {
-      const Complex<T> p = a[j + 1], q = a[R - 1 - j];
-      sum[j] = {p.r + q.r, p.i + q.i};
-      difference[j] = {p.r - q.r, p.i - q.i};
-      a[0].r += sum[j].r;
-      a[0].i += sum[j].i;
-    });
-    unrolled<h>([&](auto l) {
-      constexpr int k = l + 1;
-      Complex<T> even = first, odd = {};
-      unrolled<h>([&](auto j) {
-        constexpr T c = T(turn_cosine((j + 1) * k, R)), s = T(turn_sine((j + 1) * k, R));
-        even.r += sum[j].r * c;
-        even.i += sum[j].i * c;
-        odd.r += difference[j].r * s;
-        odd.i += difference[j].i * s;
-      });
-      a[k] = {even.r + odd.i, even.i - odd.r};
-      a[R - k] = {even.r - odd.i, even.i + odd.r};
-    });
-  }
-};
-
-template <class T> struct Butterfly<T, 2> {
-  static SPICORE_INLINE void run(Complex<T> *a) {
-    const Complex<T> p = a[0], q = a[1];
-    a[0] = {p.r + q.r, p.i + q.i};
-    a[1] = {p.r - q.r, p.i - q.i};
-  }
-};
-
-template <class T> struct Butterfly<T, 4> {
-  static SPICORE_INLINE void run(Complex<T> *a) {
-    const Complex<T> p = {a[0].r + a[2].r, a[0].i + a[2].i};
-    const Complex<T> q = {a[0].r - a[2].r, a[0].i - a[2].i};
-    const Complex<T> r = {a[1].r + a[3].r, a[1].i + a[3].i};
-    const Complex<T> s = {a[1].r - a[3].r, a[1].i - a[3].i};
-    a[0] = {p.r + r.r, p.i + r.i};
-    a[1] = {q.r + s.i, q.i - s.r};
-    a[2] = {p.r - r.r, p.i - r.i};
-    a[3] = {q.r - s.i, q.i + s.r};
-  }
-};
-
-template <class T> struct Butterfly<T, 8> {
-  static SPICORE_INLINE void run(Complex<T> *a) {
-    constexpr T c = T(turn_cosine(1, 8));
-    Complex<T> even[4] = {a[0], a[2], a[4], a[6]}, odd[4] = {a[1], a[3], a[5], a[7]};
-    Butterfly<T, 4>::run(even);
-    Butterfly<T, 4>::run(odd);
-    odd[1] = {(odd[1].r + odd[1].i) * c, (odd[1].i - odd[1].r) * c};
-    odd[2] = {odd[2].i, -odd[2].r};
-    odd[3] = {(odd[3].i - odd[3].r) * c, -(odd[3].r + odd[3].i) * c};
-    unrolled<4>([&](auto k) {
-      a[k] = {even[k].r + odd[k].r, even[k].i + odd[k].i};
-      a[k + 4] = {even[k].r - odd[k].r, even[k].i - odd[k].i};
-    });
-  }
-};
 
 // --- stages
 
@@ -317,19 +249,6 @@ void run(const Stage<T> &stage, const Line<T> &x, const Line<T> &y, T *scratch) 
 }
 
 // --- plans
-
-// The factor to take first from n, above 1.
-int next_radix(std::int64_t n) {
-  if (n % 8 == 0 && n != 16) // 16 = 4 * 4
-    return 8;
-  for (const int radix : {4, 2, 3, 5, 7})
-    if (n % radix == 0)
-      return radix;
-  for (std::int64_t radix = 11; radix * radix <= n; radix += 2)
-    if (n % radix == 0)
-      return int(radix);
-  return int(n);
-}
 
 constexpr int kMostStages = 32; // of an int's worth of elements
 

@@ -51,8 +51,8 @@ constexpr double turn_cosine(int k, int n) {
 }
 
 // exp(2 pi i k / n), where device code may use it.
-template <int k, int n> struct Turn {
-  static constexpr float c = float(turn_cosine(k, n)), s = float(turn_sine(k, n));
+template <int k, int n, class T = float> struct Turn {
+  static constexpr T c = T(turn_cosine(k, n)), s = T(turn_sine(k, n));
 };
 
 // exp(2 pi i k / n) for k = 0 .. n - 1.
