@@ -62,6 +62,8 @@ def fake_cupy() -> ModuleType:
     cupy.uint8 = np.uint8
     cupy.cuda = SimpleNamespace(
         Device=lambda index: nullcontext(),
+        get_device_id=lambda: 0,
+        is_available=lambda: True,
         get_current_stream=lambda index: SimpleNamespace(ptr=STREAM),
     )
     return cupy

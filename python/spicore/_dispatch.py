@@ -94,6 +94,27 @@ def backend_of(**arrays: Any) -> CpuBackend | CudaBackend:
     return _GPU_BACKENDS[library](sys.modules[library], int(device.removeprefix("cuda:")))
 
 
+def gpu() -> CudaBackend:
+    """Return the backend for arrays that spicore itself puts on a GPU: torch's, or else CuPy's.
+
+    Raises
+    ------
+    CudaError
+        There is no usable GPU, or neither library to hold arrays there.
+    """
+    status = cuda_status()
+    if not status.usable:
+        raise CudaError(f"device is cuda, but: {status.reason}")
+    for name, backend in _GPU_BACKENDS.items():
+        try:
+            library = importlib.import_module(name)
+        except ImportError:
+            continue
+        if library.cuda.is_available():
+            return backend(library, backend.current_device(library))
+    raise CudaError("device cuda needs torch or CuPy to hold arrays on the GPU, neither is usable")
+
+
 def _agreed(how: str, values: dict[str, str]) -> str:
     """Return the value that all arguments share, or name two that differ."""
     (first, value), *rest = values.items()
@@ -190,6 +211,11 @@ class CudaBackend(ABC):
         self.index = index
         self.flip = library.flip
 
+    @staticmethod
+    @abstractmethod
+    def current_device(library: ModuleType) -> int:
+        """Return the index of the GPU that the library now works on."""
+
     @abstractmethod
     def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
         """Call a function of the library that makes an array on this GPU."""
@@ -197,6 +223,10 @@ class CudaBackend(ABC):
     @abstractmethod
     def stream(self) -> int:
         """Return the handle of the caller's current stream on this GPU."""
+
+    @abstractmethod
+    def to_host(self, x: Any) -> NDArray:
+        """Return a copy of `x` in host memory; waits for the GPU."""
 
     @abstractmethod
     def is_contiguous(self, x: Any) -> bool:
@@ -276,6 +306,10 @@ class CudaBackend(ABC):
 class TorchBackend(CudaBackend):
     """CUDA tensors of torch."""
 
+    @staticmethod
+    def current_device(library: ModuleType) -> int:
+        return library.cuda.current_device()
+
     @property
     def device(self) -> AbstractContextManager:
         return self.library.cuda.device(self.index)
@@ -288,6 +322,9 @@ class TorchBackend(CudaBackend):
     def stream(self) -> int:
         return self.library.cuda.current_stream(self.index).cuda_stream
 
+    def to_host(self, x: Any) -> NDArray:
+        return x.cpu().numpy()
+
     def is_contiguous(self, x: Any) -> bool:
         return x.is_contiguous()
 
@@ -298,6 +335,10 @@ class TorchBackend(CudaBackend):
 class CupyBackend(CudaBackend):
     """CuPy arrays."""
 
+    @staticmethod
+    def current_device(library: ModuleType) -> int:
+        return library.cuda.get_device_id()
+
     @property
     def device(self) -> AbstractContextManager:
         return self.library.cuda.Device(self.index)
@@ -307,6 +348,9 @@ class CupyBackend(CudaBackend):
 
     def stream(self) -> int:
         return self.library.cuda.get_current_stream(self.index).ptr
+
+    def to_host(self, x: Any) -> NDArray:
+        return self.library.asnumpy(x)
 
     def is_contiguous(self, x: Any) -> bool:
         return x.flags.c_contiguous

@@ -7,12 +7,10 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _dispatch
 from .._dispatch import CudaBackend
 from ..errors import CudaError, InputError
 from .layout import SpectrumLayout
@@ -67,56 +65,21 @@ def iterate(
     return errors
 
 
-def library() -> ModuleType:
-    """Return torch or CuPy, whichever is installed and sees the GPU, to hold arrays there.
-
-    Raises
-    ------
-    CudaError
-        There is no usable GPU, or neither library.
-    """
-    status = _dispatch.cuda_status()
-    if not status.usable:
-        raise CudaError(f"device is cuda, but: {status.reason}")
-    for name in ("torch", "cupy"):
-        try:
-            found = importlib.import_module(name)
-        except ImportError:
-            continue
-        if name == "cupy" or found.cuda.is_available():
-            return found
-    raise CudaError("device cuda needs torch or CuPy to hold arrays on the GPU, neither is usable")
-
-
-def copied_to(held_by: ModuleType, seeds: Seeds) -> Seeds:
-    """Return a copy of starts in host memory on the GPU.
+def copied_to(backend: CudaBackend, seeds: Seeds) -> Seeds:
+    """Return a copy on the GPU of starts in host memory.
 
     Parameters
     ----------
-    held_by : module
-        What `library` returned.
+    backend : CudaBackend
     seeds : Seeds
     """
-    where = {"device": "cuda"} if held_by.__name__ == "torch" else {}
-    background = None if seeds.background is None else held_by.asarray(seeds.background, **where)
+    background = None if seeds.background is None else backend.constant(seeds.background)
     return replace(
         seeds,
-        x=held_by.asarray(seeds.x, **where),
-        support=held_by.asarray(seeds.support, **where),
+        x=backend.constant(seeds.x),
+        support=backend.constant(seeds.support),
         background=background,
     )
-
-
-def copied_back(held_by: ModuleType, x: Any) -> np.ndarray:
-    """Return an array of the GPU in host memory; waits for it.
-
-    Parameters
-    ----------
-    held_by : module
-        What `library` returned.
-    x : array
-    """
-    return x.cpu().numpy() if held_by.__name__ == "torch" else held_by.asnumpy(x)
 
 
 def layout_of(shape: tuple[int, ...], real: bool) -> SpectrumLayout:

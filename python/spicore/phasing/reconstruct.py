@@ -6,15 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import _validate
-from .._dispatch import n_threads
+from .. import _dispatch, _validate
+from .._dispatch import CudaBackend, n_threads
 from ..errors import InputError
-from . import frequencies, gpu, trust
+from . import frequencies, trust
 from .align import Alignment, align, like
 from .batches import in_threads
 from .blur import blurred
@@ -98,7 +97,7 @@ def reconstruct(
     """
     config = config or Config()
     threads = n_threads(threads)
-    held_by = _device(device, config, histogram)
+    backend = _device(device, config, histogram)
     pattern = prepare(
         intensity,
         weight=weight,
@@ -117,7 +116,7 @@ def reconstruct(
         histogram, algorithms, config.beta, real=config.real, positive=config.positive
     )
     key = _key(pattern, config, bound, values)
-    run = Run(pattern, config, bound, threads, values, on_progress, path, key, held_by)
+    run = Run(pattern, config, bound, threads, values, on_progress, path, key, backend)
     if resume and out is not None and os.path.isfile(out) and not os.path.isfile(path):
         return _finished(out, config)
     if resume and path is not None and os.path.isfile(path):
@@ -132,14 +131,14 @@ def reconstruct(
     return solutions
 
 
-def _device(device: str, config: Config, histogram: ArrayLike | None) -> ModuleType | None:
-    """Return what holds the arrays of iterations, None on the CPU."""
+def _device(device: str, config: Config, histogram: ArrayLike | None) -> CudaBackend | None:
+    """Return the backend of iterations on a GPU, None on the CPU."""
     _validate.choice("device", device, ("cpu", "cuda"))
     if device == "cpu":
         return None
     if config.coherence or histogram is not None:
         raise InputError("device must be cpu with coherence or a histogram, got 'cuda'")
-    return gpu.library()
+    return _dispatch.gpu()
 
 
 def _finished(out: str | os.PathLike, config: Config) -> Solutions:

@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._dispatch import CudaBackend
 from ..errors import InputError
 from ..io.files import reading_hdf5, writing_hdf5
 from . import frequencies, gpu
@@ -161,8 +161,8 @@ class Run:
         Where the state is kept.
     key : str
         What the state belongs to.
-    held_by : module or None
-        Of the arrays of iterations on a GPU (`gpu.library`); None: on the CPU.
+    backend : CudaBackend or None
+        Of the arrays of iterations on a GPU; None: on the CPU.
     """
 
     pattern: Pattern
@@ -173,7 +173,7 @@ class Run:
     on_progress: Callable[[Progress], None] | None = None
     path: str | None = None
     key: str = ""
-    held_by: ModuleType | None = None
+    backend: CudaBackend | None = None
     segments: list[Segment] = field(init=False)
     measured: Measured = field(init=False)
 
@@ -247,7 +247,7 @@ class Run:
     def _iterate(self, batch: Seeds, algorithm: str, n: int, **options: float) -> NDArray:
         """Iterate with the constraints on the object; return R factors."""
         most = self.config.max_phase
-        there = gpu.copied_to(self.held_by, batch) if self.held_by else batch
+        there = batch if self.backend is None else gpu.copied_to(self.backend, batch)
         errors = iterate(
             self.measured,
             there,
@@ -259,12 +259,12 @@ class Run:
             threads=self.threads,
             **options,
         )
-        if self.held_by is None:
+        if self.backend is None:
             return errors
-        batch.x = gpu.copied_back(self.held_by, there.x)
+        batch.x = self.backend.to_host(there.x)
         if batch.background is not None:
-            batch.background = gpu.copied_back(self.held_by, there.background)
-        return gpu.copied_back(self.held_by, errors)
+            batch.background = self.backend.to_host(there.background)
+        return self.backend.to_host(errors)
 
     def _begin(self, state: State, s: int) -> None:
         """Give a seed random phases and its first support."""
