@@ -367,43 +367,41 @@ __global__ void __launch_bounds__(kThreads)
   terms.finish();
 }
 
-unsigned ceil_div(std::int64_t a, std::int64_t b) { return unsigned((a + b - 1) / b); }
+// Launches what kernel_for(transform) returns: a block for each `per_block` frames, or,
+// if that is 0, for each tile.
+template <class KernelFor, class... Arguments>
+void launch_scores(const Exec &exec, const char *operation, const Correlation &task,
+                   std::int64_t per_block, const KernelFor &kernel_for,
+                   Arguments... arguments) {
+  if (task.n_frames == 0)
+    return;
+  const Task on_device = device_task(task, operation);
+  const std::int64_t n = per_block ? per_block : on_device.tile;
+  with_angles(task.orders.n_angles, [&](auto transform) {
+    launch(exec, operation, kernel_for(transform), unsigned((task.n_frames + n - 1) / n),
+           kThreads, tile_bytes(task, on_device.tile), on_device, arguments...);
+  });
+}
 
 } // namespace
 
 void screen(const Exec &exec, const Correlation &task, float *, float *scores) {
-  if (task.n_frames == 0)
-    return;
-  const Task on_device = device_task(task, "screen");
-  with_angles(task.orders.n_angles, [&](auto transform) {
-    launch(exec, "screen", screen_kernel<decltype(transform)>,
-           ceil_div(task.n_frames, on_device.tile), kThreads,
-           tile_bytes(task, on_device.tile), on_device, scores);
-  });
+  launch_scores(
+      exec, "screen", task, 0, [](auto t) { return screen_kernel<decltype(t)>; }, scores);
 }
 
 void correlate(const Exec &exec, const Correlation &task, const std::uint8_t *keep,
                float cut, float *, const TermLists &terms, const PosteriorSums &sums) {
-  if (task.n_frames == 0)
-    return;
-  const Task on_device = device_task(task, "correlate");
-  with_angles(task.orders.n_angles, [&](auto transform) {
-    launch(exec, "correlate", correlate_kernel<decltype(transform)>,
-           ceil_div(task.n_frames, terms.chunk), kThreads,
-           tile_bytes(task, on_device.tile), on_device, keep, cut, terms, sums);
-  });
+  launch_scores(
+      exec, "correlate", task, terms.chunk,
+      [](auto t) { return correlate_kernel<decltype(t)>; }, keep, cut, terms, sums);
 }
 
 void match(const Exec &exec, const Correlation &task, float *, float *best,
            std::int64_t *index, float *mean) {
-  if (task.n_frames == 0)
-    return;
-  const Task on_device = device_task(task, "match");
-  with_angles(task.orders.n_angles, [&](auto transform) {
-    launch(exec, "match", match_kernel<decltype(transform)>,
-           ceil_div(task.n_frames, on_device.tile), kThreads,
-           tile_bytes(task, on_device.tile), on_device, best, index, mean);
-  });
+  launch_scores(
+      exec, "match", task, 0, [](auto t) { return match_kernel<decltype(t)>; }, best,
+      index, mean);
 }
 
 } // namespace spicore::cuda
