@@ -46,6 +46,17 @@ def add_config_options(
         )
 
 
+def add_run_options(parser: argparse.ArgumentParser, *, resume: bool) -> None:
+    """Add what every long command takes: what to do with a result in DIR, and threads."""
+    again = parser.add_mutually_exclusive_group()
+    if resume:
+        again.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    again.add_argument("--overwrite", action="store_true", help="replace the result in DIR")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="default: all cores; results do not depend on it"
+    )
+
+
 def config_values(args: argparse.Namespace, config: type[Options] = Config) -> dict[str, Any]:
     """Return the options that were given: in the file of --config, then on the command line."""
     values = {} if args.config is None else _read_toml(args.config, config)

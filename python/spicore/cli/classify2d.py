@@ -65,10 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     files.add_argument(
         "--distance", type=float, metavar="M", help="metres, replaces clen of a .geom file"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the result in DIR")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="default: all cores; results do not depend on it"
-    )
+    _options.add_run_options(parser, resume=False)
     _options.add_config_options(parser, emc.ClassifyConfig, "options of the classification")
     parser.set_defaults(run=run)
     return parser

@@ -74,12 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     files.add_argument(
         "--voxel-size", type=float, metavar="Q", help="of INPUT, in 1/A [as the file tells]"
     )
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    again.add_argument("--overwrite", action="store_true", help="replace the result in DIR")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="default: all cores; results do not depend on it"
-    )
+    _options.add_run_options(parser, resume=True)
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
