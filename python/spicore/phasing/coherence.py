@@ -94,8 +94,6 @@ def _richardson_lucy(
     factor = scipy.fft.rfftn(power)
 
     def correlated(values: NDArray) -> NDArray:
-        import scipy.fft
-
         whole = scipy.fft.irfftn(scipy.fft.rfftn(values) * factor.conj(), shape)
         return np.maximum(whole[box_of(kernel.shape)], 0.0)
 
