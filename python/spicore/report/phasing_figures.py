@@ -303,10 +303,9 @@ def mode_weights(solutions: Solutions) -> Figure:
     fig, ax = style.panel(3.2)
     weights = 100 * solutions.mode_weights[:20]
     ax.bar(np.arange(len(weights)), weights, color=BLUE)
-    for k, w in enumerate(weights[:3]):
-        ax.annotate(
-            f"{w:.3g} %", (k, w), (0, 2), textcoords="offset points", ha="center", fontsize=8
-        )
+    for k in np.flatnonzero(weights[:3] >= 1):  # labels of lower bars would overlap
+        text, place = f"{weights[k]:.3g} %", (k, weights[k])
+        ax.annotate(text, place, (0, 2), textcoords="offset points", ha="center", fontsize=8)
     ax.set_xlabel("mode")
     ax.set_ylabel("share of the power (%)")
     ax.set_ylim(0, 108)
