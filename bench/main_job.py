@@ -104,8 +104,8 @@ def reconstruct(name: str, threads: int, control: bool, **options: object) -> di
     return row
 
 
-def true_poses() -> dict:
-    """What merging sim_1bxr with its recorded poses and fluences reaches: the limit."""
+def merged_with_true_poses() -> tuple[np.ndarray, np.ndarray]:
+    """Merge sim_1bxr with its recorded poses and fluences; return intensity and exposure."""
     folder = DATA / "sim_1bxr"
     detector = sp.Detector.load(folder / "detector.h5")
     frames = sp.Frames.open(folder / "photons.h5")
@@ -126,13 +126,17 @@ def true_poses() -> dict:
             friedel=True,
         )
     merged = np.divide(sums[0], sums[1], out=np.zeros_like(sums[0]), where=sums[1] > 0)
-    with h5py.File(folder / "true_intensity.h5") as file:
-        truth = centred(file["intens"][()], size)
-    merged, weight = merged.astype(np.float32), sums[1].astype(np.float32)
+    return merged.astype(np.float32), sums[1].astype(np.float32)
+
+
+def true_poses() -> dict:
+    """What merging sim_1bxr with its recorded poses and fluences reaches: the limit."""
+    merged, weight = merged_with_true_poses()
+    with h5py.File(DATA / "sim_1bxr" / "true_intensity.h5") as file:
+        truth = centred(file["intens"][()], len(merged))
     radius, cc = sp.metrics.shell_cc(merged, truth, weight=weight)
-    smoothed = sp.emc.smooth(
-        merged, weight, 57 / 2 / 131
-    )  # autocorrelation of the truth: 57 of 131
+    # autocorrelation of the truth: 57 of 131
+    smoothed = sp.emc.smooth(merged, weight, 57 / 2 / 131)
     _, smooth_cc = sp.metrics.shell_cc(smoothed, truth)
     return {
         "shell_cc": {r: at(radius, cc, r) for r in RADII},
