@@ -246,7 +246,6 @@ class Run:
 
     def _iterate(self, batch: Seeds, algorithm: str, n: int, **options: float) -> NDArray:
         """Iterate with the constraints on the object; return R factors."""
-        most = self.config.max_phase
         there = batch if self.backend is None else gpu.copied_to(self.backend, batch)
         errors = iterate(
             self.measured,
@@ -254,7 +253,7 @@ class Run:
             algorithm,
             n,
             positive=self.config.positive,
-            phase_bounds=(-most, most) if most else None,
+            phase_bounds=self._phase_bounds,
             histogram=self.histogram,
             threads=self.threads,
             **options,
@@ -265,6 +264,11 @@ class Run:
         if batch.background is not None:
             batch.background = self.backend.to_host(there.background)
         return self.backend.to_host(errors)
+
+    @property
+    def _phase_bounds(self) -> tuple[float, float] | None:
+        most = self.config.max_phase
+        return (-most, most) if most else None
 
     def _begin(self, state: State, s: int) -> None:
         """Give a seed random phases and its first support."""
@@ -292,11 +296,17 @@ class Run:
     def _change_support(
         self, state: State, chosen: NDArray[np.intp], batch: Seeds, sigma: float
     ) -> None:
-        """Shrink-wrap; seeds whose support collapsed or exploded start again or give up."""
+        """Shrink-wrap; seeds whose support collapsed or exploded start again or give up.
+
+        A histogram is of what is inside of a support: it does not enter here.
+        """
         config = self.config
         everywhere = np.ones((1, *self.pattern.shape), bool)
         whole = replace(batch, support=everywhere)
-        objects = estimate(self.measured, whole, positive=config.positive, threads=self.threads)
+        objects = estimate(
+            self.measured, whole, positive=config.positive, phase_bounds=self._phase_bounds,
+            threads=self.threads,
+        )  # fmt: skip
         state.support[chosen] = shrink_wrap(
             np.abs(objects), batch.support, config.support, state.threshold[chosen],
             sigma=sigma, bound=self.bound, threads=self.threads,

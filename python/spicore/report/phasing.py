@@ -196,7 +196,13 @@ def _trust(s: Solutions) -> Section:
             "If all seeds were equal, mode 0 had everything.",
         ),
     ]
-    if len(s.undetermined.missing):
+    intro, missing = "", 100 * s.undetermined.missing
+    if len(missing) and missing.max() < 1:
+        intro = (
+            "Of the modes that the missing centre could hide none misses more than "
+            f"{missing.max():.2g} % of its power: the data determine them all."
+        )
+    elif len(missing):
         pictures.append(
             _shown(
                 "centre",
@@ -207,7 +213,7 @@ def _trust(s: Solutions) -> Section:
                 "positivity or a common bias holds it.",
             )
         )
-    return Section("How far to trust it", "", pictures)
+    return Section("How far to trust it", intro, pictures)
 
 
 def _seeds(s: Solutions) -> Section:
