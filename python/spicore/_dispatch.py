@@ -115,6 +115,19 @@ def gpu() -> CudaBackend:
     raise CudaError("device cuda needs torch or CuPy to hold arrays on the GPU, neither is usable")
 
 
+def backend_on(device: str) -> CpuBackend | CudaBackend:
+    """Return the backend of a run on "cpu", or on "cuda": the current GPU.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    CudaError
+        As `gpu`.
+    """
+    return CPU if _validate.choice("device", device, ("cpu", "cuda")) == "cpu" else gpu()
+
+
 def _agreed(how: str, values: dict[str, str]) -> str:
     """Return the value that all arguments share, or name two that differ."""
     (first, value), *rest = values.items()
@@ -185,8 +198,13 @@ class CpuBackend:
         return out
 
     @staticmethod
-    def constant(x: NDArray) -> NDArray:
-        """Return a small host array where the other arrays are."""
+    def to_device(x: NDArray) -> NDArray:
+        """Return `x`: it is there."""
+        return x
+
+    @staticmethod
+    def to_host(x: NDArray) -> NDArray:
+        """Return `x`: it is there."""
         return x
 
     @staticmethod
@@ -292,8 +310,8 @@ class CudaBackend(ABC):
         """Return an array of ones."""
         return self.new("ones", shape, dtype=dtype)
 
-    def constant(self, x: NDArray) -> Any:
-        """Return a small host array where the other arrays are."""
+    def to_device(self, x: NDArray) -> Any:
+        """Return a copy on this GPU of an array in host memory."""
         return self.new("asarray", x, dtype=x.dtype)
 
     def run(self, operation: str, *arguments: Any, threads: int | None) -> None:

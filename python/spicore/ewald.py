@@ -193,7 +193,7 @@ def symmetric_copies(
     if backend is CPU:
         return [np.ascontiguousarray(multiply(g, quats)) for g in group]
     # A multiplication from the left is linear: row i of its matrix is g times basis vector i.
-    return [quats @ backend.constant(multiply(g, np.eye(4))) for g in group]
+    return [quats @ backend.to_device(multiply(g, np.eye(4))) for g in group]
 
 
 def unfold_friedel(volume: Any, flip: Callable[..., Any] = np.flip) -> None:

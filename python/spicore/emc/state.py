@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._dispatch import CPU, CpuBackend, CudaBackend
 from .kernels import Photons
 
 
@@ -25,6 +27,7 @@ class Settings:
     threads: int
     symmetry: NDArray[np.float64]  # [G, 4]
     background: NDArray[np.float64] | None = None  # photons per detector pixel
+    backend: CpuBackend | CudaBackend = CPU  # where iterations run
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,16 @@ class Block:
 class Buffers:
     """Scratch arrays that are kept from tile to tile: fresh memory costs a page fault per 4 kB."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[np.float32]] = {}
+    def __init__(self, backend: CpuBackend | CudaBackend = CPU) -> None:
+        self.backend = backend
+        self._arrays: dict[str, Any] = {}
 
-    def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
+    def __call__(self, name: str, *shape: int) -> Any:
         """Return float32 of a shape, uninitialised; the same memory for the same name."""
         n = int(np.prod(shape))
-        if name not in self._arrays or self._arrays[name].size < n:
-            self._arrays[name] = np.empty(n, np.float32)
+        if name not in self._arrays or len(self._arrays[name]) < n:
+            self._arrays.pop(name, None)  # first: the new one may need its memory
+            self._arrays[name] = self.backend.empty(n, np.float32)
         return self._arrays[name][:n].reshape(shape)
 
     def release(self, *names: str) -> None:

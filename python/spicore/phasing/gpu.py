@@ -73,11 +73,11 @@ def copied_to(backend: CudaBackend, seeds: Seeds) -> Seeds:
     backend : CudaBackend
     seeds : Seeds
     """
-    background = None if seeds.background is None else backend.constant(seeds.background)
+    background = None if seeds.background is None else backend.to_device(seeds.background)
     return replace(
         seeds,
-        x=backend.constant(seeds.x),
-        support=backend.constant(seeds.support),
+        x=backend.to_device(seeds.x),
+        support=backend.to_device(seeds.support),
         background=background,
     )
 
@@ -126,7 +126,7 @@ def _shared(
     if key not in measured._spectra:
         layout = layout_of(measured.shape, measured.real)
         target, total = measured.target(layout, dtype)
-        on_gpu = tuple(backend.constant(x) for x in (target, *shells(layout)))
+        on_gpu = tuple(backend.to_device(x) for x in (target, *shells(layout)))
         measured._spectra[key] = layout, on_gpu[0], total, on_gpu[1:]
     return measured._spectra[key]
 
