@@ -24,11 +24,12 @@ from spicore._dispatch import CudaStatus, cuda_status
 from spicore.errors import CudaError, InputError, SpicoreError
 
 OPERATIONS = {
-    "correlate", "ewald_merge", "ewald_slice", "expand", "phase", "polar_frames", "polar_views"
+    "correlate", "ewald_merge", "ewald_slice", "expand", "phase", "polar_frames", "polar_views",
+    "sort_photons",
 }  # fmt: skip
 """Every operation that has a GPU side."""
 
-FUNCTIONS = OPERATIONS | {"match", "screen"}
+FUNCTIONS = OPERATIONS | {"match", "photons_to_dense", "screen"}
 """What they are in the module."""
 
 

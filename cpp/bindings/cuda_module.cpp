@@ -48,6 +48,7 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
         return spicore::cuda::device_count(reason);
       },
       "Number of usable GPUs.");
+  spicore::bindings::add_sort_photons(m);
   spicore::bindings::add_ewald_slice(m);
   spicore::bindings::add_ewald_merge(m);
   spicore::bindings::add_phase(m);

@@ -31,14 +31,17 @@ void shell_sort(std::uint32_t *row, std::uint16_t *count, std::int64_t n) {
 
 void sort_photons(const Exec &exec, const std::int64_t *offset, std::int64_t n_frames,
                   const std::uint32_t *pixel, const std::uint16_t *count,
-                  const std::int32_t *row_of, std::int32_t n_orient, std::int64_t *begin,
-                  std::int64_t *orient_end, std::uint32_t *row_out,
-                  std::uint16_t *count_out) {
+                  const std::int32_t *row_of, std::int64_t n_pixels,
+                  std::int32_t n_orient, std::int64_t *begin, std::int64_t *orient_end,
+                  std::uint32_t *row_out, std::uint16_t *count_out) {
+  const auto row_at = [&](std::int64_t i) {
+    return pixel[i] < n_pixels ? row_of[pixel[i]] : -1;
+  };
   begin[0] = 0;
   for (std::int64_t d = 0; d < n_frames; ++d) {
     std::int64_t kept = 0;
     for (std::int64_t i = offset[d]; i < offset[d + 1]; ++i)
-      kept += row_of[pixel[i]] >= 0;
+      kept += row_at(i) >= 0;
     begin[d + 1] = begin[d] + kept;
   }
 #pragma omp parallel for schedule(static) num_threads(exec.threads)
@@ -46,7 +49,7 @@ void sort_photons(const Exec &exec, const std::int64_t *offset, std::int64_t n_f
     std::uint32_t *row = row_out + begin[d];
     std::int64_t n = 0, n_orienting = 0;
     for (std::int64_t i = offset[d]; i < offset[d + 1]; ++i) {
-      const std::int32_t r = row_of[pixel[i]];
+      const std::int32_t r = row_at(i);
       if (r < 0)
         continue;
       row[n] = std::uint32_t(r);
@@ -57,6 +60,15 @@ void sort_photons(const Exec &exec, const std::int64_t *offset, std::int64_t n_f
     shell_sort(row, count_out + begin[d], n);
     orient_end[d] = begin[d] + n_orienting;
   }
+}
+
+void photons_to_dense(const Exec &exec, const Photons &photons, std::int64_t n_rows,
+                      float *out) {
+#pragma omp parallel for schedule(static) num_threads(exec.threads)
+  for (std::int64_t d = 0; d < photons.n_frames; ++d)
+    for (std::int64_t i = photons.begin[d]; i < photons.begin[d + 1]; ++i)
+      if (photons.row[i] < n_rows)
+        out[d * n_rows + photons.row[i]] += photons.count[i];
 }
 
 } // namespace spicore::cpu::SPICORE_SIMD

@@ -13,6 +13,20 @@ _Task = tuple[Any, Any, Any, Any, Any, Any, Any]
 
 def device_count() -> int: ...
 def device_status() -> tuple[int, str]: ...
+def sort_photons(
+    offset: Any,
+    pixel: Any,
+    count: Any,
+    row_of: Any,
+    n_orient: int,
+    begin: Any,
+    orient_end: Any,
+    row_out: Any,
+    count_out: Any,
+    stream: int,
+    /,
+) -> None: ...
+def photons_to_dense(photons: _Photons, out: Any, stream: int, /) -> None: ...
 def ewald_slice(
     volume: Any, quats: Any, q: Any, friedel: bool, out: Any, stream: int, /
 ) -> None: ...

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._dispatch import backend_of, n_threads
+from .._dispatch import CPU, backend_of, n_threads
 from ..errors import InputError
 
 LANES: int = _core.lanes
@@ -26,22 +26,41 @@ class Photons(NamedTuple):
     """A block of sparse frames with pixels renumbered to rows and sorted within a frame.
 
     Frame d has rows ``row[begin[d]:orient_end[d]]`` that orient it and rows
-    ``row[orient_end[d]:begin[d + 1]]`` that are only merged.
+    ``row[orient_end[d]:begin[d + 1]]`` that are only merged. Arrays of NumPy, or of torch or
+    CuPy on a GPU; none of the methods waits for the GPU.
+
+    Attributes
+    ----------
+    begin : int64 [D + 1]
+    orient_end : int64 [D]
+    row : uint32 [L]
+    count : uint16 [L]
+        On a GPU row and count may be longer than what `begin` covers.
     """
 
-    begin: NDArray[np.int64]
-    orient_end: NDArray[np.int64]
-    row: NDArray[np.uint32]
-    count: NDArray[np.uint16]
+    begin: Any
+    orient_end: Any
+    row: Any
+    count: Any
 
-    def per_frame(self, values: NDArray) -> NDArray[np.float64]:
-        """Sum values, one per entry, over the rows that orient each frame."""
+    def per_frame(self, values: Any) -> Any:
+        """Sum values, one per entry of `row`, over the rows that orient each frame: float64."""
         # Differences of running sums: frames may be empty.
-        running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-        return running[self.orient_end] - running[self.begin[:-1]]
+        backend = backend_of(begin=self.begin, values=values)
+        with backend.device:
+            running = backend.zeros(len(values) + 1, np.float64)
+            running[1:] = values
+            running = running.cumsum(0)
+            return running[self.orient_end] - running[self.begin[:-1]]
 
     def part(self, first: int, last: int) -> Photons:
-        """Return frames first .. last - 1; rows and counts are not copied."""
+        """Return frames first .. last - 1; rows and counts are not copied.
+
+        On a GPU they stay those of all frames, since where a frame begins is not known here.
+        """
+        if backend_of(**self._asdict()) is not CPU:
+            begin, orient_end = self.begin[first : last + 1], self.orient_end[first:last]
+            return Photons(begin, orient_end, self.row, self.count)
         a, b = self.begin[first], self.begin[last]
         return Photons(
             self.begin[first : last + 1] - a,
@@ -50,21 +69,20 @@ class Photons(NamedTuple):
             self.count[a:b],
         )
 
-    def to_dense(self, n_rows: int) -> NDArray[np.float32]:
+    def to_dense(self, n_rows: int, *, threads: int | None = None) -> Any:
         """Return the block as float32 [D, n_rows]; rows beyond n_rows are left out."""
-        n_frames = len(self.orient_end)
-        dense = np.zeros((n_frames, n_rows), np.float32)
-        frame = np.repeat(np.arange(n_frames), np.diff(self.begin))
-        used = self.row < n_rows
-        np.add.at(dense, (frame[used], self.row[used]), self.count[used])
+        backend = backend_of(**self._asdict())
+        with backend.device:
+            dense = backend.zeros((len(self.orient_end), n_rows), np.float32)
+            backend.run("photons_to_dense", tuple(self), dense, threads=threads)
         return dense
 
 
 def sort_photons(
-    offset: NDArray[np.int64],
-    pixel: NDArray[np.uint32],
-    count: NDArray[np.uint16],
-    row_of: NDArray[np.int32],
+    offset: Any,
+    pixel: Any,
+    count: Any,
+    row_of: Any,
     n_orient: int,
     *,
     threads: int | None = None,
@@ -84,17 +102,25 @@ def sort_photons(
 
     Notes
     -----
-    Cost: about 20 ns per lit pixel and thread.
+    Cost: about 20 ns per lit pixel and thread. On a GPU row and count keep the length L, since
+    how many are kept is not known without waiting; entries from ``begin[D]`` on are 0. Pixels
+    beyond the detector are left out there, not refused.
     """
-    n_frames = len(offset) - 1
-    begin = np.empty(n_frames + 1, np.int64)
-    orient_end = np.empty(n_frames, np.int64)
-    row, kept = np.empty(len(pixel), np.uint32), np.empty(len(pixel), np.uint16)
-    _core.sort_photons(
-        offset, pixel, count, row_of, n_orient, begin, orient_end, row, kept, n_threads(threads)
-    )
-    used = begin[-1]
-    return Photons(begin, orient_end, row[:used], kept[:used])
+    backend = backend_of(offset=offset, pixel=pixel, count=count, row_of=row_of)
+    with backend.device:
+        n_frames, n_lit = len(offset) - 1, len(pixel)
+        photons = Photons(
+            backend.empty(n_frames + 1, np.int64),
+            backend.empty(n_frames, np.int64),
+            backend.zeros(n_lit, np.uint32),
+            backend.zeros(n_lit, np.uint16),
+        )
+        arguments = offset, pixel, count, row_of, n_orient, *photons
+        backend.run("sort_photons", *arguments, threads=threads)
+    if backend is not CPU:
+        return photons
+    used = photons.begin[-1]
+    return photons._replace(row=photons.row[:used], count=photons.count[:used])
 
 
 def expand(
