@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "spicore/exec.hpp"
+#include "spicore/host_device.hpp"
 
 namespace spicore::cuda {
 
@@ -14,11 +15,16 @@ constexpr int kThreads = 256; // per block: 8 blocks fill a multiprocessor of 20
 // Throws CudaError.
 void check(cudaError_t status, const char *operation);
 
+// Pieces that n things make.
+SPI_HD std::int64_t pieces(std::int64_t n, std::int64_t per_piece) {
+  return (n + per_piece - 1) / per_piece;
+}
+
 // Blocks along one axis of the grid for n > 0 pieces of work, `per_block` in each. The
 // y axis allows 65535 (x more, but so many fill any GPU): kernels stride over the rest.
 inline unsigned blocks(std::int64_t n, std::int64_t per_block) {
   constexpr std::int64_t most = 65535;
-  const std::int64_t wanted = (n + per_block - 1) / per_block;
+  const std::int64_t wanted = pieces(n, per_block);
   return unsigned(wanted < most ? wanted : most);
 }
 

@@ -24,12 +24,15 @@ from spicore._dispatch import CudaStatus, cuda_status
 from spicore.errors import CudaError, InputError, SpicoreError
 
 OPERATIONS = {
-    "correlate", "ewald_merge", "ewald_slice", "expand", "phase", "polar_frames", "polar_views",
-    "sort_photons",
+    "compress", "correlate", "ewald_merge", "ewald_slice", "expand", "maximize", "phase",
+    "polar_frames", "polar_views", "posterior", "sort_photons",
 }  # fmt: skip
 """Every operation that has a GPU side."""
 
-FUNCTIONS = OPERATIONS | {"match", "photons_to_dense", "screen"}
+FUNCTIONS = OPERATIONS | {
+    "compress_background", "compress_dense", "match", "maximize_background", "maximize_dense",
+    "photons_to_dense", "screen",
+}  # fmt: skip
 """What they are in the module."""
 
 

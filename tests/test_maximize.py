@@ -1,23 +1,32 @@
-"""maximize against its reference and what must hold, on every instruction set."""
+"""maximize against its reference and what must hold, for every column of conftest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from columns import CPU
+from columns import Column, cpu_only, on_column
 from test_elementary import STATED
 from test_ewald_slice import EPS
 from test_expand import packed
 
 from spicore import Detector, orientations, reference, simulate
-from spicore.emc.kernels import LANES, Photons, expand, maximize
+from spicore.emc import kernels
+from spicore.emc.kernels import LANES, Photons
 from spicore.emc.layout import PixelLayout
 from spicore.errors import InputError
 
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("column")
+
+expand = on_column(kernels.expand)
+
+
+def maximize(panels, photons, fluence, offset, ll, *first, **options):
+    """The operation in the column of the test."""
+    column = Column.current
+    scores = column.to(ll)
+    column(kernels.maximize, panels, photons, fluence, offset, scores, *first, **options)
+    ll[...] = column.back(scores)
+
 
 # Frames, orientations, rows: one, and around 16, 32, 64 lanes and 8 and 256 frames of a block.
 SIZES = [(1, 1, 1), (3, 31, 15), (7, 32, 64), (9, 33, 65), (65, 100, 17), (257, 5, 130)]
@@ -221,6 +230,7 @@ def test_a_frame_does_not_depend_on_its_neighbours(form):
     assert (np.abs(got[0] - want[d, 32:]) <= error).all()
 
 
+@cpu_only
 @pytest.mark.parametrize("form", ["sparse", "dense", "background"])
 def test_threads_do_not_change_a_bit(form):
     n_frames, n, n_rows = 600, 100, 130
@@ -288,6 +298,27 @@ def test_log_likelihood_is_exact_to_a_thousandth(experiment, subtracted):
         assert error[matters].max() > 6e-4
 
 
+@pytest.mark.parametrize("form", ["sparse", "background"])
+def test_rows_beyond_the_tomograms(form):
+    """Refused on the CPU; on a GPU, where values are not read, left out."""
+    photons, _ = block(9, 65, n_orient=65, lit=1.0)
+    linear, fluence, offset, background = with_background(9, 33, 60)
+    options = {"background": background} if form == "background" else {}
+    if Column.current.library is None:
+        with pytest.raises(ValueError, match="a row lies beyond the tomogram"):
+            scores(packed(linear), photons, fluence, offset, **options)
+        return
+    got = scores(packed(linear), photons, fluence, offset, **options)
+    none = photons._replace(count=np.where(photons.row < 60, photons.count, 0).astype(np.uint16))
+    more = [np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 5)]) for x in (linear, background[0])]
+    if form == "background":
+        padded = np.pad(background[2], (0, 5))
+        options = {"background": (more[1], background[1], padded)}
+    np.testing.assert_array_equal(
+        got, scores(packed(more[0]), none, fluence, offset, **options)
+    )
+
+
 # --- errors
 
 
@@ -319,6 +350,7 @@ def test_errors(change, message):
         maximize(**arguments)
 
 
+@cpu_only
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -373,6 +405,7 @@ def test_arrays_of_another_type_are_not_converted(name):
         maximize(**arguments)
 
 
+@cpu_only
 def test_a_read_only_result_is_refused():
     ll = np.zeros((3, 5), np.float32)
     ll.flags.writeable = False
@@ -380,6 +413,7 @@ def test_a_read_only_result_is_refused():
         maximize(packed(tomograms(5, 7)), block(3, 7)[1], *terms_of(3, 5), ll)
 
 
+@cpu_only
 def test_bad_threads():
     with pytest.raises(InputError, match="threads must be between 1 and 4096, got -1"):
         scores(packed(tomograms(5, 7)), block(3, 7)[1], *terms_of(3, 5), threads=-1)

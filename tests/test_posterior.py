@@ -1,21 +1,18 @@
-"""posterior against its reference and what must hold, on every instruction set."""
+"""posterior against its reference and what must hold, for every column of conftest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from columns import CPU
+from columns import Column, cpu_only
 from test_elementary import STATED
 from test_ewald_slice import EPS
 
 from spicore import _core, reference
-from spicore.emc.kernels import posterior
+from spicore.emc import kernels
 from spicore.errors import InputError
 
-pytestmark = [
-    pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", CPU, indirect=True),
-]
+pytestmark = pytest.mark.usefixtures("column")
 
 # Frames and orientations: one, around 16 and 64 of a block, several blocks.
 SIZES = [(1, 1), (3, 2), (5, 63), (17, 64), (16, 65), (33, 130), (4, 3240)]
@@ -36,8 +33,11 @@ def problem(n_frames, n, seed=0, spread=30.0):
 
 
 def run(arguments, **options):
-    p = arguments["ll"].copy()
-    return p, posterior(p, **{k: v for k, v in arguments.items() if k != "ll"}, **options)
+    column = Column.current
+    p = column.to(arguments["ll"].copy())
+    others = {k: v for k, v in arguments.items() if k != "ll"}
+    result = column(kernels.posterior, p, **others, **options)
+    return column.back(p), result
 
 
 def check(arguments, cut=14.0, **options):
@@ -251,6 +251,7 @@ def test_control_of_shuffled_priors_and_betas():
     assert np.abs(other - p).max(axis=1).mean() > 0.01
 
 
+@cpu_only
 def test_threads_do_not_change_a_bit():
     arguments = problem(70, 333)
     one, *others = (run(arguments, threads=n) for n in (1, 2, 3))
@@ -278,6 +279,7 @@ def test_errors(change, message):
         run(problem(3, 5) | change)
 
 
+@cpu_only
 def test_bad_threads():
     with pytest.raises(InputError, match="threads must be between 1 and 4096, got 0"):
         run(problem(3, 5), threads=0)
@@ -290,6 +292,7 @@ def test_arrays_of_another_type_are_not_converted(name):
         run(arguments | {name: arguments[name].astype(np.float64)})
 
 
+@cpu_only
 def test_the_module_guards_its_outputs():
     a = problem(3, 5)
     outputs = [np.empty(3, np.int64), np.empty(3), np.empty(3), np.empty(3)]

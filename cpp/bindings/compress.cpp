@@ -19,13 +19,14 @@ struct Tile {
   const float *posterior;
 
   Tile(const Tensor<const float, 2> &p, std::int64_t first,
-       const Tensor<float, 3> &scratch, const Tensor<float, 2> &out, int threads)
+       const Tensor<float, 3> &scratch, const Tensor<float, 2> &out, const Exec &exec)
       : n_orientations(out.shape[0]), n_pixels(out.shape[1]), stride(p.shape[1]),
         posterior(p.data + first) {
     require(first >= 0 && first + n_orientations <= stride,
             "the tile must lie inside the columns of the posterior");
-    require(scratch.shape[0] >= threads && scratch.shape[1] == n_pixels &&
-                scratch.shape[2] == spicore::kLanes,
+    require(spicore::bindings::kOnGpu ||
+                (scratch.shape[0] >= exec.threads && scratch.shape[1] == n_pixels &&
+                 scratch.shape[2] == spicore::kLanes),
             "scratch must be [threads, T, lanes]");
   }
 };
@@ -35,21 +36,20 @@ struct Tile {
 void spicore::bindings::add_compress(py::module_ &m) {
   m.def("compress", [](Tensor<const float, 2> posterior, std::int64_t first,
                        PhotonTensors photons, Tensor<float, 3> scratch,
-                       Tensor<float, 2> out, int threads) {
-    const Tile tile(posterior, first, scratch, out, threads);
+                       Tensor<float, 2> out, Exec exec) {
+    const Tile tile(posterior, first, scratch, out, exec);
     const Photons block = checked(photons, posterior.shape[0], tile.n_pixels, false);
-    SPICORE_CALL(compress, Exec{threads}, tile.posterior, tile.stride,
-                 tile.n_orientations, block, tile.n_pixels, scratch.data, out.data);
+    SPICORE_CALL(compress, exec, tile.posterior, tile.stride, tile.n_orientations, block,
+                 tile.n_pixels, scratch.data, out.data);
   });
   m.def("compress_dense", [](Tensor<const float, 2> posterior, std::int64_t first,
                              Tensor<const float, 2> values, Tensor<float, 3> scratch,
-                             Tensor<float, 2> out, int threads) {
-    const Tile tile(posterior, first, scratch, out, threads);
+                             Tensor<float, 2> out, Exec exec) {
+    const Tile tile(posterior, first, scratch, out, exec);
     require(values.shape[0] == posterior.shape[0] && values.shape[1] == tile.n_pixels,
             "values must be [D, T]");
-    SPICORE_CALL(compress_dense, Exec{threads}, tile.posterior, tile.stride,
-                 tile.n_orientations, values.data, values.shape[0], tile.n_pixels,
-                 scratch.data, out.data);
+    SPICORE_CALL(compress_dense, exec, tile.posterior, tile.stride, tile.n_orientations,
+                 values.data, values.shape[0], tile.n_pixels, scratch.data, out.data);
   });
   m.def("compress_background", [](Tensor<const float, 2> posterior, std::int64_t first,
                                   PhotonTensors photons, Tensor<const float, 3> panels,
@@ -57,8 +57,8 @@ void spicore::bindings::add_compress(py::module_ &m) {
                                   Tensor<const float, 1> background,
                                   Tensor<const float, 1> background_scale,
                                   Tensor<float, 3> scratch, Tensor<float, 2> out,
-                                  Tensor<double, 2> signal, int threads) {
-    const Tile tile(posterior, first, scratch, out, threads);
+                                  Tensor<double, 2> signal, Exec exec) {
+    const Tile tile(posterior, first, scratch, out, exec);
     const Photons block = checked(photons, posterior.shape[0], tile.n_pixels, false);
     require(panels.shape[1] == tile.n_pixels && panels.shape[2] == kLanes &&
                 panels.shape[0] * kLanes >= tile.n_orientations &&
@@ -68,7 +68,7 @@ void spicore::bindings::add_compress(py::module_ &m) {
                 background_scale.shape[0] == block.n_frames &&
                 background.shape[0] == tile.n_pixels,
             "fluence and background_scale [D], background [T]");
-    SPICORE_CALL(compress_background, Exec{threads}, tile.posterior, tile.stride,
+    SPICORE_CALL(compress_background, exec, tile.posterior, tile.stride,
                  tile.n_orientations, block, tile.n_pixels, panels.data, fluence.data,
                  background.data, background_scale.data, scratch.data, out.data,
                  signal.data);

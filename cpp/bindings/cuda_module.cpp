@@ -53,6 +53,9 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
   spicore::bindings::add_ewald_merge(m);
   spicore::bindings::add_phase(m);
   spicore::bindings::add_expand(m);
+  spicore::bindings::add_maximize(m);
+  spicore::bindings::add_posterior(m);
+  spicore::bindings::add_compress(m);
   spicore::bindings::add_polar_frames(m);
   spicore::bindings::add_polar_views(m);
   spicore::bindings::add_correlate(m);

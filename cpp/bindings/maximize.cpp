@@ -41,20 +41,20 @@ struct Tile {
 void spicore::bindings::add_maximize(py::module_ &m) {
   m.def("maximize", [](Panels panels, PhotonTensors photons,
                        Tensor<const float, 1> fluence, Tensor<const float, 1> offset,
-                       Tensor<float, 2> ll, std::int64_t first, int threads) {
+                       Tensor<float, 2> ll, std::int64_t first, Exec exec) {
     const Tile tile(panels, fluence, offset, ll, first);
     const Photons block = checked(photons, ll.shape[0], tile.n_pixels, true);
-    SPICORE_CALL(maximize, Exec{threads}, panels.data, tile.n_pixels, tile.n_orientations,
-                 block, fluence.data, offset.data, tile.out, tile.stride);
+    SPICORE_CALL(maximize, exec, panels.data, tile.n_pixels, tile.n_orientations, block,
+                 fluence.data, offset.data, tile.out, tile.stride);
   });
   m.def("maximize_dense",
         [](Panels panels, Tensor<const float, 2> values, Tensor<const float, 1> fluence,
            Tensor<const float, 1> offset, Tensor<float, 2> ll, std::int64_t first,
-           int threads) {
+           Exec exec) {
           const Tile tile(panels, fluence, offset, ll, first);
           require(values.shape[0] == ll.shape[0] && values.shape[1] == tile.n_pixels,
                   "values must be [D, T]");
-          SPICORE_CALL(maximize_dense, Exec{threads}, panels.data, tile.n_pixels,
+          SPICORE_CALL(maximize_dense, exec, panels.data, tile.n_pixels,
                        tile.n_orientations, values.data, values.shape[0], fluence.data,
                        offset.data, tile.out, tile.stride);
         });
@@ -62,7 +62,7 @@ void spicore::bindings::add_maximize(py::module_ &m) {
         [](Panels panels, PhotonTensors photons, Tensor<const float, 1> fluence,
            Tensor<const float, 1> offset, Tensor<const float, 1> background,
            Tensor<const float, 1> background_scale, Tensor<const float, 1> reference,
-           Tensor<float, 2> ll, std::int64_t first, int threads) {
+           Tensor<float, 2> ll, std::int64_t first, Exec exec) {
           const Tile tile(panels, fluence, offset, ll, first);
           const Photons block = checked(photons, ll.shape[0], tile.n_pixels, true);
           require(background.shape[0] == tile.n_pixels &&
@@ -70,7 +70,7 @@ void spicore::bindings::add_maximize(py::module_ &m) {
                   "background and reference must be [T]");
           require(background_scale.shape[0] == ll.shape[0],
                   "background_scale must have one value per frame");
-          SPICORE_CALL(maximize_background, Exec{threads}, panels.data, tile.n_pixels,
+          SPICORE_CALL(maximize_background, exec, panels.data, tile.n_pixels,
                        tile.n_orientations, block, fluence.data, offset.data,
                        background.data, background_scale.data, reference.data, tile.out,
                        tile.stride);

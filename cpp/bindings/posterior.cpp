@@ -13,7 +13,7 @@ void spicore::bindings::add_posterior(py::module_ &m) {
                         Tensor<const float, 1> log_prior, float cut,
                         Tensor<const double, 1> total, Tensor<std::int64_t, 1> best,
                         Tensor<double, 1> expected_ll, Tensor<double, 1> information,
-                        Tensor<double, 1> expected_total, int threads) {
+                        Tensor<double, 1> expected_total, Exec exec) {
     const std::int64_t n = ll.shape[0], n_orientations = ll.shape[1];
     require(n_orientations > 0, "ll must have at least one orientation");
     require(beta.shape[0] == n && prior_power.shape[0] == n && best.shape[0] == n &&
@@ -22,8 +22,8 @@ void spicore::bindings::add_posterior(py::module_ &m) {
             "arrays per frame must agree with ll");
     require(log_prior.shape[0] == n_orientations && total.shape[0] == n_orientations,
             "arrays per orientation must agree with ll");
-    SPICORE_CALL(posterior, Exec{threads}, ll.data, n, n_orientations, n_orientations,
-                 beta.data, prior_power.data, log_prior.data, cut, total.data, best.data,
+    SPICORE_CALL(posterior, exec, ll.data, n, n_orientations, n_orientations, beta.data,
+                 prior_power.data, log_prior.data, cut, total.data, best.data,
                  expected_ll.data, information.data, expected_total.data);
   });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "spicore/math/background.hpp"
 #include "vec.hpp"
 
 #ifdef _OPENMP
@@ -89,9 +90,8 @@ inline double scatter_signal(const Weights &w, const std::uint32_t *row,
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int lane = 0; lane < kLanes; ++lane) {
-      const float signal = frame.fluence * tomograms[at + lane];
-      const float all = signal + b;
-      const float term = all > 0.0f ? w.p[lane] * k * (signal / all) : 0.0f;
+      const float term =
+          w.p[lane] * k * signal_share(frame.fluence * tomograms[at + lane], b);
       panel[at + lane] += term;
       sum += term;
     }

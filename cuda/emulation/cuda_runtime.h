@@ -208,3 +208,5 @@ inline float __int_as_float(int bits) {
 inline float __uint_as_float(unsigned bits) { return __int_as_float(int(bits)); }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }

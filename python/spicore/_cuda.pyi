@@ -78,6 +78,85 @@ def expand(
     stream: int,
     /,
 ) -> None: ...
+def maximize(
+    panels: Any,
+    photons: _Photons,
+    fluence: Any,
+    offset: Any,
+    ll: Any,
+    first: int,
+    stream: int,
+    /,
+) -> None: ...
+def maximize_dense(
+    panels: Any,
+    values: Any,
+    fluence: Any,
+    offset: Any,
+    ll: Any,
+    first: int,
+    stream: int,
+    /,
+) -> None: ...
+def maximize_background(
+    panels: Any,
+    photons: _Photons,
+    fluence: Any,
+    offset: Any,
+    background: Any,
+    background_scale: Any,
+    reference: Any,
+    ll: Any,
+    first: int,
+    stream: int,
+    /,
+) -> None: ...
+def posterior(
+    ll: Any,
+    beta: Any,
+    prior_power: Any,
+    log_prior: Any,
+    cut: float,
+    total: Any,
+    best: Any,
+    expected_ll: Any,
+    information: Any,
+    expected_total: Any,
+    stream: int,
+    /,
+) -> None: ...
+def compress(
+    posterior: Any,
+    first: int,
+    photons: _Photons,
+    scratch: Any,
+    out: Any,
+    stream: int,
+    /,
+) -> None: ...
+def compress_dense(
+    posterior: Any,
+    first: int,
+    values: Any,
+    scratch: Any,
+    out: Any,
+    stream: int,
+    /,
+) -> None: ...
+def compress_background(
+    posterior: Any,
+    first: int,
+    photons: _Photons,
+    panels: Any,
+    fluence: Any,
+    background: Any,
+    background_scale: Any,
+    scratch: Any,
+    out: Any,
+    signal: Any,
+    stream: int,
+    /,
+) -> None: ...
 def polar_frames(photons: _Photons, orders: _Orders, out: Any, stream: int, /) -> None: ...
 def polar_views(
     panels: Any,

@@ -16,12 +16,13 @@
 //
 //   posterior   element (d, r) at posterior[d * stride + r]
 //   panels      [panels, n_pixels, kLanes] linear tomograms of expand
-//   scratch     [threads, n_pixels, kLanes]
+//   scratch     [threads, n_pixels, kLanes], not used on a GPU
 //   out         [n_orientations, n_pixels], overwritten
 //
 // Frames with no posterior in a panel cost nothing. float32: a row sums at most n_frames
-// terms of one block. Thread-independent: one thread owns a panel and walks the frames in
-// order; signal_photons [panels, n_frames] is reduced by the caller.
+// terms of one block. Thread-independent: one thread owns a panel (on a GPU a warp some
+// of its rows) and walks the frames in order; signal_photons [panels, n_frames] is
+// reduced by the caller.
 SPICORE_OPERATION(compress, const Exec &exec, const float *posterior, std::int64_t stride,
                   std::int64_t n_orientations, const Photons &photons,
                   std::int64_t n_pixels, float *scratch, float *out)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 
 from .. import _core
-from .._dispatch import CPU, backend_of, n_threads
+from .._dispatch import CPU, CpuBackend, CudaBackend, backend_of, n_threads
 from ..errors import InputError
 
 LANES: int = _core.lanes
@@ -76,6 +76,14 @@ class Photons(NamedTuple):
             dense = backend.zeros((len(self.orient_end), n_rows), np.float32)
             backend.run("photons_to_dense", tuple(self), dense, threads=threads)
         return dense
+
+
+def converted(backend: CpuBackend | CudaBackend, x: Any, dtype: DTypeLike) -> Any:
+    """Return a copy of an array, of any type, as `dtype`."""
+    with backend.device:
+        copy = backend.empty(x.shape, dtype)
+        copy[:] = x
+    return copy
 
 
 def sort_photons(
@@ -202,14 +210,14 @@ def expand(
 
 
 def maximize(
-    panels: NDArray[np.float32],
-    photons: Photons | NDArray[np.float32],
-    fluence: NDArray[np.float32],
-    offset: NDArray[np.float32],
-    ll: NDArray[np.float32],
+    panels: Any,
+    photons: Any,
+    fluence: Any,
+    offset: Any,
+    ll: Any,
     first: int = 0,
     *,
-    background: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None = None,
+    background: tuple[Any, Any, Any] | None = None,
     threads: int | None = None,
 ) -> None:
     """Write the log-likelihoods of a block of frames in a tile of orientations.
@@ -236,35 +244,54 @@ def maximize(
     Notes
     -----
     Cost: one 128-byte load and 32 multiply-adds per lit pixel and panel; with background
-    32 logarithms more.
+    32 logarithms more. On a GPU as `ewald_slice`; rows beyond the tomograms are left out
+    there, not refused.
     """
-    n = n_threads(threads)
-    if isinstance(photons, np.ndarray):
-        _core.maximize_dense(panels, photons, fluence, offset, ll, first, n)
-    elif background is None:
-        _core.maximize(panels, tuple(photons), fluence, offset, ll, first, n)
-    else:
-        _core.maximize_background(
-            panels, tuple(photons), fluence, offset, *background, ll, first, n
-        )
+    sparse = isinstance(photons, Photons)
+    values = photons._asdict() if sparse else {"photons": photons}
+    backend = backend_of(
+        panels=panels, **values, fluence=fluence, offset=offset, ll=ll, **_named(background)
+    )
+    form = "maximize"
+    if not sparse:
+        form, background = "maximize_dense", None
+    elif background is not None:
+        form = "maximize_background"
+    with backend.device:
+        values = tuple(photons) if sparse else photons
+        arguments = panels, values, fluence, offset, *(background or ()), ll, first
+        backend.run(form, *arguments, threads=threads)
+
+
+def _named(background: tuple | None) -> dict[str, Any]:
+    """Return the arrays of a background by the name of the argument, for messages."""
+    return {f"background[{k}]": x for k, x in enumerate(background or ())}
 
 
 class Posterior(NamedTuple):
-    """What `posterior` says of each frame; all arrays [D]."""
+    """What `posterior` says of each frame; all arrays [D].
 
-    best: NDArray[np.int64]  # column of the most probable orientation
-    expected_ll: NDArray[np.float64]  # sum_r P ll
-    information: NDArray[np.float64]  # sum_r P log(P / prior), nats
-    expected_total: NDArray[np.float64]  # sum_r P total
+    Attributes
+    ----------
+    best : int64              column of the most probable orientation
+    expected_ll : float64     sum_r P ll
+    information : float64     sum_r P log(P / prior), nats
+    expected_total : float64  sum_r P total
+    """
+
+    best: Any
+    expected_ll: Any
+    information: Any
+    expected_total: Any
 
 
 def posterior(
-    ll: NDArray[np.float32],
-    beta: NDArray[np.float32],
-    log_prior: NDArray[np.float32],
-    total: NDArray[np.float64],
+    ll: Any,
+    beta: Any,
+    log_prior: Any,
+    total: Any,
     *,
-    prior_power: NDArray[np.float32] | None = None,
+    prior_power: Any = None,
     cut: float = 14.0,
     threads: int | None = None,
 ) -> Posterior:
@@ -290,27 +317,33 @@ def posterior(
     threads : int, optional
         Default: all cores. Results do not depend on it.
     """
-    n_frames = len(ll)
-    power = np.ones(n_frames, np.float32) if prior_power is None else prior_power
-    result = Posterior(
-        np.empty(n_frames, np.int64), *(np.empty(n_frames, np.float64) for _ in range(3))
+    backend = backend_of(
+        ll=ll, beta=beta, log_prior=log_prior, total=total, prior_power=prior_power
     )
-    _core.posterior(ll, beta, power, log_prior, cut, total, *result, n_threads(threads))
+    with backend.device:
+        n_frames = len(ll)
+        power = backend.ones(n_frames, np.float32) if prior_power is None else prior_power
+        result = Posterior(
+            backend.empty(n_frames, np.int64),
+            *(backend.empty(n_frames, np.float64) for _ in range(3)),
+        )
+        arguments = ll, beta, power, log_prior, cut, total, *result
+        backend.run("posterior", *arguments, threads=threads)
     return result
 
 
 def compress(
-    probability: NDArray[np.float32],
-    photons: Photons | NDArray[np.float32],
+    probability: Any,
+    photons: Any,
     n_orientations: int,
     n_rows: int,
     first: int = 0,
     *,
-    out: NDArray[np.float32] | None = None,
-    scratch: NDArray[np.float32] | None = None,
-    background: tuple[NDArray, NDArray, NDArray, NDArray] | None = None,
+    out: Any = None,
+    scratch: Any = None,
+    background: tuple[Any, Any, Any, Any] | None = None,
     threads: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+) -> tuple[Any, Any]:
     """Sum the frames of a block, weighted by their posterior, for a tile of orientations.
 
     Parameters
@@ -323,7 +356,7 @@ def compress(
     out : float32 [n_orientations, n_rows], optional
         Written and returned.
     scratch : float32 [threads, n_rows, LANES], optional
-        Overwritten.
+        Overwritten; on a GPU there is none.
     background : (panels, fluence [D], background [T], scale [D]), optional
         Count only the expected share of signal, ``fluence W / (fluence W + scale B)``, with
         the linear tomograms `panels` of the tile.
@@ -336,19 +369,31 @@ def compress(
         ``sum_d P[d, r] K[d, t]``; merge with `ewald_merge`.
     signal : float64 [D] or None
         With background: expected signal photons of each frame in the rows that orient.
+
+    Notes
+    -----
+    On a GPU as `ewald_slice`; rows beyond `n_rows` are left out there, not refused.
     """
-    n = n_threads(threads)
-    slices = np.empty((n_orientations, n_rows), np.float32) if out is None else out
-    if scratch is None:
-        scratch = np.empty((n, n_rows, LANES), np.float32)
-    if isinstance(photons, np.ndarray):
-        _core.compress_dense(probability, first, photons, scratch, slices, n)
-        return slices, None
-    if background is None:
-        _core.compress(probability, first, tuple(photons), scratch, slices, n)
-        return slices, None
-    signal = np.empty((-(-n_orientations // LANES), len(probability)), np.float64)
-    _core.compress_background(
-        probability, first, tuple(photons), *background, scratch, slices, signal, n
+    sparse = isinstance(photons, Photons)
+    values = photons._asdict() if sparse else {"photons": photons}
+    backend = backend_of(
+        probability=probability, **values, out=out, scratch=scratch, **_named(background)
     )
-    return slices, signal.sum(axis=0)
+    with backend.device:
+        slices = backend.empty((n_orientations, n_rows), np.float32) if out is None else out
+        if scratch is None:
+            shape = (n_threads(threads), n_rows, LANES) if backend is CPU else (0, 0, 0)
+            scratch = backend.empty(shape, np.float32)
+        if not sparse:
+            arguments = probability, first, photons, scratch, slices
+            backend.run("compress_dense", *arguments, threads=threads)
+            return slices, None
+        if background is None:
+            arguments = probability, first, tuple(photons), scratch, slices
+            backend.run("compress", *arguments, threads=threads)
+            return slices, None
+        n_panels = -(-n_orientations // LANES)
+        signal = backend.empty((n_panels, len(probability)), np.float64)
+        arguments = probability, first, tuple(photons), *background, scratch, slices, signal
+        backend.run("compress_background", *arguments, threads=threads)
+        return slices, signal.sum(axis=0)
