@@ -26,6 +26,9 @@ COLUMNS = [*CPU, "cuda-emulated", "cuda-torch", "cuda-cupy"]
 cpu_only = pytest.mark.parametrize("column", CPU, indirect=True)
 """For what is not the same on a GPU: threads, checks of values, conversions."""
 
+gpu_only = pytest.mark.parametrize("column", COLUMNS[len(CPU) :], indirect=True)
+"""For what only a GPU does: leave out what no check of values has kept away."""
+
 
 class Column:
     """One way to run an operation: on the CPU with one instruction set, or on a GPU.

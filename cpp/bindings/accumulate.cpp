@@ -10,6 +10,7 @@ using spicore::kViewGroup;
 using spicore::Photons;
 using spicore::PosteriorTerms;
 using spicore::bindings::checked;
+using spicore::bindings::kOnGpu;
 using spicore::bindings::PhotonTensors;
 using spicore::bindings::require;
 using spicore::bindings::Tensor;
@@ -34,6 +35,20 @@ void check_terms(const PosteriorTerms &terms, std::int64_t first, std::int64_t l
   require(!beyond, "terms: a frame lies beyond the block");
 }
 
+void check_values(const PosteriorTerms &terms, std::int64_t n, std::int64_t span,
+                  std::int64_t n_frames) {
+  for (std::int64_t c = 0; c < terms.n_chunks; ++c) {
+    const std::int64_t *position = terms.begin + c * (terms.n_groups + 1);
+    require(position[0] >= 0, "terms: begin must stay inside the terms");
+    for (std::int64_t g = 0; g < terms.n_groups; ++g) {
+      require(position[g] <= position[g + 1] && position[g + 1] <= n,
+              "terms: begin must not decrease and stay inside the terms");
+      check_terms(terms, position[g], position[g + 1], g, span, n_frames);
+    }
+  }
+}
+
+// On a GPU values are not read: the kernel leaves out terms of no view or frame.
 PosteriorTerms checked_terms(const TermTensors &tensors, std::int64_t n_frames,
                              std::int64_t span) {
   const auto &[begin, orientation, frame, probability] = tensors;
@@ -42,21 +57,27 @@ PosteriorTerms checked_terms(const TermTensors &tensors, std::int64_t n_frames,
           "terms: begin must be [chunks, groups + 1], the others of one length");
   const PosteriorTerms terms{begin.shape[0],   n_groups,   begin.data,
                              orientation.data, frame.data, probability.data};
-  for (std::int64_t c = 0; c < terms.n_chunks; ++c) {
-    const std::int64_t *position = begin.data + c * (n_groups + 1);
-    require(position[0] >= 0, "terms: begin must stay inside the terms");
-    for (std::int64_t g = 0; g < n_groups; ++g) {
-      require(position[g] <= position[g + 1] && position[g + 1] <= n,
-              "terms: begin must not decrease and stay inside the terms");
-      check_terms(terms, position[g], position[g + 1], g, span, n_frames);
-    }
-  }
+  if constexpr (!kOnGpu)
+    check_values(terms, n, span, n_frames);
   return terms;
+}
+
+// On a GPU tomograms are on chip.
+void check_work(const Tensor<float, 1> &work, const PosteriorTerms &terms,
+                const Photons &photons, std::int64_t n_angles, std::int64_t mirrors,
+                std::int64_t n_bins, const Exec &exec) {
+  if constexpr (!kOnGpu)
+    require(work.shape[0] >= spicore::accumulate_workspace(
+                                 n_angles, mirrors, n_bins, terms.n_groups,
+                                 photons.begin[photons.n_frames], exec.threads)
+                                 .size,
+            "work is smaller than accumulate_workspace");
 }
 
 } // namespace
 
 void spicore::bindings::add_accumulate(py::module_ &m) {
+#ifndef SPICORE_BACKEND_CUDA
   m.def("accumulate_workspace", [](std::int64_t n_angles, std::int64_t mirrors,
                                    std::int64_t n_bins, std::int64_t n_groups,
                                    std::int64_t n_photons, int threads) {
@@ -64,10 +85,11 @@ void spicore::bindings::add_accumulate(py::module_ &m) {
     return accumulate_workspace(n_angles, mirrors, n_bins, n_groups, n_photons, threads)
         .size;
   });
+#endif
   m.def("accumulate",
         [](TermTensors terms, PhotonTensors photons, Tensor<const float, 1> fluence,
            std::int64_t n_angles, std::int64_t mirrors, Tensor<float, 1> work,
-           Tensor<float, 2> tomograms, Tensor<double, 3> exposures, int threads) {
+           Tensor<float, 2> tomograms, Tensor<double, 3> exposures, Exec exec) {
           require(has_transform(n_angles), "no transform for this number of angles");
           require(mirrors == 1 || mirrors == 2, "mirrors must be 1 or 2");
           const std::int64_t n_views = tomograms.shape[0], n_bins = tomograms.shape[1];
@@ -83,12 +105,8 @@ void spicore::bindings::add_accumulate(py::module_ &m) {
                   "exposures must be [views, mirrors, angles]");
           checked(photons, n_frames, n_bins, true);
           const Photons block = checked(photons, n_frames, 2 * n_bins, false);
-          require(work.shape[0] >= accumulate_workspace(n_angles, mirrors, n_bins,
-                                                        list.n_groups,
-                                                        block.begin[n_frames], threads)
-                                       .size,
-                  "work is smaller than accumulate_workspace");
-          SPICORE_CALL(accumulate, Exec{threads}, list, block, fluence.data, n_angles,
-                       mirrors, n_bins, work.data, tomograms.data, exposures.data);
+          check_work(work, list, block, n_angles, mirrors, n_bins, exec);
+          SPICORE_CALL(accumulate, exec, list, block, fluence.data, n_angles, mirrors,
+                       n_bins, work.data, tomograms.data, exposures.data);
         });
 }

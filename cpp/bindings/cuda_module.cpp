@@ -59,4 +59,5 @@ PYBIND11_MODULE(SPICORE_MODULE, m) {
   spicore::bindings::add_polar_frames(m);
   spicore::bindings::add_polar_views(m);
   spicore::bindings::add_correlate(m);
+  spicore::bindings::add_accumulate(m);
 }

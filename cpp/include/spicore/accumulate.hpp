@@ -69,15 +69,15 @@ accumulate_workspace(std::int64_t n_angles, std::int64_t mirrors, std::int64_t n
 //   fluence    [n_frames]
 //   mirrors    1 or 2, as in `polar_views`
 //   n_bins     bins of a tomogram, a multiple of A
-//   work       [accumulate_workspace(..).size] scratch
+//   work       [accumulate_workspace(..).size] scratch; on CUDA not used
 //   tomograms  [16 n_groups, n_bins], added to
 //   exposures  [16 n_groups, mirrors, A]  sum of P fluence of each orientation, added to;
 //              float64: it sums over all frames
 //
-// A group of views with few terms scatters photons; one with many multiplies transforms
-// along the angle. Both agree to float32 rounding; what is added is never below 0. One
-// thread owns a view, or a group, and takes its terms in order: results do not depend on
-// the number of threads.
+// On the CPU a group of views with few terms scatters photons; one with many multiplies
+// transforms along the angle. Both agree to float32 rounding; what is added is never below
+// 0. One thread owns a view, or a group, and takes its terms in order: results do not
+// depend on the number of threads. CUDA scatters photons, in any order.
 SPICORE_OPERATION(accumulate, const Exec &exec, const PosteriorTerms &terms,
                   const Photons &photons, const float *fluence, std::int64_t n_angles,
                   std::int64_t mirrors, std::int64_t n_bins, float *work,

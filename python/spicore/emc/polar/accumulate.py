@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _core
-from ..._dispatch import n_threads
+from ..._dispatch import CPU, backend_of, n_threads
 from ..kernels import Photons
 from .orders import GROUP
 
@@ -28,10 +28,10 @@ class Terms(NamedTuple):
 def accumulate(
     terms: Terms,
     photons: Photons,
-    fluence: NDArray[np.float32],
+    fluence: Any,
     n_angles: int,
-    tomograms: NDArray[np.float32],
-    exposures: NDArray[np.float64],
+    tomograms: Any,
+    exposures: Any,
     *,
     mirrors: int = 2,
     threads: int | None = None,
@@ -65,20 +65,39 @@ def accumulate(
     Raises
     ------
     ValueError
-        Shapes disagree, or an index lies outside its array.
+        Shapes disagree, or, on the CPU, an index lies outside its array. On a GPU, where no
+        values are read, what would lie outside a tomogram is left out.
+    TypeError
+        An array is of another type, or not C-contiguous.
 
     Notes
     -----
     Cost: a group of views with few terms adds each photon once per run of neighbouring angles;
-    one with many costs ``A / 2`` complex products per frame, ring and view.
+    one with many costs ``A / 2`` complex products per frame, ring and view. On a GPU a block of
+    threads sums a view on chip, an atomic for each photon and term, in an order that changes the
+    rounding.
     Source: Loh & Elser, Phys. Rev. E 80, 026705 (2009), the maximisation step.
     """
-    n = n_threads(threads)
-    n_views, n_bins = tomograms.shape
-    size = _core.accumulate_workspace(
-        n_angles, mirrors, n_bins, n_views // GROUP, len(photons.row), n
-    )
-    work = np.empty(size, np.float32)
-    _core.accumulate(
-        tuple(terms), tuple(photons), fluence, n_angles, mirrors, work, tomograms, exposures, n
-    )
+    backend = backend_of(
+        **terms._asdict(), **{f"photons_{k}": x for k, x in photons._asdict().items()},
+        fluence=fluence, tomograms=tomograms, exposures=exposures,
+    )  # fmt: skip
+    with backend.device:
+        size = 0
+        if backend is CPU:
+            n_views, n_bins = tomograms.shape
+            size = _core.accumulate_workspace(
+                n_angles, mirrors, n_bins, n_views // GROUP, len(photons.row), n_threads(threads)
+            )
+        backend.run(
+            "accumulate",
+            tuple(terms),
+            tuple(photons),
+            fluence,
+            n_angles,
+            mirrors,
+            backend.empty(size, np.float32),
+            tomograms,
+            exposures,
+            threads=threads,
+        )
