@@ -49,7 +49,8 @@ class Column:
         if isinstance(x, tuple):
             return _like(x, map(self.to, x))
         if isinstance(x, Views):
-            return dataclasses.replace(x, **{k: self.to(v) for k, v in vars(x).items()})
+            names = [field.name for field in dataclasses.fields(x)]
+            return dataclasses.replace(x, **{k: self.to(getattr(x, k)) for k in names})
         if not isinstance(x, np.ndarray):
             return x
         if self.library.__name__ == "torch":
@@ -126,6 +127,7 @@ def _emulated(monkeypatch: pytest.MonkeyPatch) -> Column:
     except ModuleNotFoundError:
         pytest.skip("CUDA: built without its emulation (SPICORE_EMULATE=OFF)")
     cupy = fake_cupy()
+    monkeypatch.setitem(sys.modules, "torch", None)  # it would be tried first, for seconds
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "spicore._cuda", module)
     monkeypatch.setattr(sp, "_cuda", module, raising=False)

@@ -14,6 +14,9 @@ DEVICE_TYPE_OFFSET = {b"dltensor": 8, b"dltensor_versioned": 40}
 STREAM = 1234
 """Handle of the current stream."""
 
+FREE = 1 << 22
+"""Bytes of the GPU, and as many again of memory that CuPy keeps."""
+
 
 def relabelled(capsule, device_type):
     """Return a DLPack capsule of NumPy that says its memory is on another device."""
@@ -31,6 +34,15 @@ def relabelled(capsule, device_type):
 class FakeCupyArray(np.ndarray):
     __module__ = "cupy"
 
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        """As CuPy's, it takes no arrays in host memory, and returns none."""
+        if any(type(x) is np.ndarray for x in inputs):
+            raise TypeError(f"Unsupported type {np.ndarray}")
+        if out is not None:
+            options["out"] = tuple(map(in_host, out))
+        result = getattr(ufunc, method)(*map(in_host, inputs), **options)
+        return out[0] if out else on_gpu(result)
+
     def __dlpack_device__(self):
         return (2, 0)
 
@@ -40,7 +52,27 @@ class FakeCupyArray(np.ndarray):
 
 
 def on_gpu(x):
-    return np.ascontiguousarray(x).view(FakeCupyArray)
+    return np.asarray(x, order="C").view(FakeCupyArray)
+
+
+def in_host(x):
+    return x.view(np.ndarray) if isinstance(x, FakeCupyArray) else x
+
+
+def to_host(x):
+    """A copy: what is written to it does not change the array on the GPU."""
+    assert isinstance(x, FakeCupyArray)
+    return np.array(in_host(x))
+
+
+def on_gpu_only(function):
+    """Return a function of NumPy that takes and returns arrays on the GPU."""
+
+    def call(*arguments, **options):
+        assert not any(type(x) is np.ndarray for x in arguments)
+        return on_gpu(function(*map(in_host, arguments), **options))
+
+    return call
 
 
 def empty(shape, dtype=float):
@@ -52,18 +84,23 @@ def empty(shape, dtype=float):
 
 def fake_cupy() -> ModuleType:
     cupy = ModuleType("cupy")
-    for function in ("zeros", "ones", "asarray", "ascontiguousarray"):
+    for function in ("zeros", "ones", "ascontiguousarray"):
         made = getattr(np, function)
         setattr(cupy, function, lambda *a, made=made, **k: on_gpu(made(*a, **k)))
+    cupy.asarray = lambda x, **k: on_gpu(np.array(x, **k))  # a copy, as from host memory
     cupy.empty = empty
-    cupy.asnumpy = np.asarray
-    cupy.flip = np.flip
-    cupy.roll = np.roll
+    cupy.asnumpy = to_host
+    for function in ("flip", "roll", "amax", "where", "einsum"):
+        setattr(cupy, function, on_gpu_only(getattr(np, function)))
+    cupy.fft = SimpleNamespace(rfft=on_gpu_only(np.fft.rfft), irfft=on_gpu_only(np.fft.irfft))
     cupy.uint8 = np.uint8
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: FREE)
     cupy.cuda = SimpleNamespace(
         Device=lambda index: nullcontext(),
         get_device_id=lambda: 0,
         is_available=lambda: True,
+        alloc_pinned_memory=lambda n: bytearray(max(n, 512)),
+        runtime=SimpleNamespace(memGetInfo=lambda: (FREE, 2 * FREE)),
         get_current_stream=lambda index: SimpleNamespace(ptr=STREAM),
     )
     return cupy

@@ -268,7 +268,7 @@ def test_constant_volume_says_nothing(detector, frames):
 def test_blocks_threads_and_progress(detector, volume, frames, monkeypatch, score):
     arguments = options(score=score, refine=True)
     want = sp.match(frames, detector, volume, **arguments, threads=2)
-    monkeypatch.setattr("spicore.matching._Grid.block_size", lambda _: 10)
+    monkeypatch.setattr("spicore.matching._Grid.block_size", lambda *_: 10)
     calls = []
     got = sp.match(
         frames, detector, volume, **arguments, threads=1, on_progress=lambda *x: calls.append(x)

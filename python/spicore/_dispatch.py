@@ -22,6 +22,9 @@ from numpy.typing import DTypeLike, NDArray
 from . import _core, _validate
 from .errors import CudaError, InputError
 
+_LARGEST_BLOCK = 4 << 30
+"""Bytes of a block of frames on a GPU: more would only fill the memory of the host."""
+
 _ON_CPU = (1, 3)  # DLPack device types: CPU, pinned memory
 _ON_CUDA = (2, 13)  # CUDA, CUDA managed memory
 
@@ -167,6 +170,7 @@ def _library(name: str, x: Any) -> str:
 class CpuBackend:
     """NumPy arrays, and whatever NumPy can read (CPU tensors of torch without a copy)."""
 
+    library = np
     volume = staticmethod(_validate.volume)
     quaternions = staticmethod(_validate.quaternions)
     array = staticmethod(_validate.array)
@@ -208,6 +212,16 @@ class CpuBackend:
         return x
 
     @staticmethod
+    def pinned(x: NDArray) -> NDArray:
+        """Return `x`: it goes nowhere."""
+        return x
+
+    @staticmethod
+    def block_bytes(wanted: int) -> int:
+        """Return how much memory a block of frames may take: what is wanted."""
+        return wanted
+
+    @staticmethod
     def run(operation: str, *arguments: Any, threads: int | None) -> None:
         """Call a kernel."""
         getattr(_core, operation)(*arguments, n_threads(threads))
@@ -243,8 +257,23 @@ class CudaBackend(ABC):
         """Return the handle of the caller's current stream on this GPU."""
 
     @abstractmethod
+    def to_device(self, x: NDArray) -> Any:
+        """Return a copy on this GPU of an array in host memory.
+
+        Of `pinned` memory, which must stay as it is until then, on the caller's stream.
+        """
+
+    @abstractmethod
     def to_host(self, x: Any) -> NDArray:
         """Return a copy of `x` in host memory; waits for the GPU."""
+
+    @abstractmethod
+    def pinned(self, x: NDArray) -> NDArray:
+        """Return a copy of `x` in host memory that the GPU reads by itself."""
+
+    @abstractmethod
+    def free_memory(self) -> int:
+        """Return the bytes that arrays may still take on this GPU."""
 
     @abstractmethod
     def is_contiguous(self, x: Any) -> bool:
@@ -310,9 +339,13 @@ class CudaBackend(ABC):
         """Return an array of ones."""
         return self.new("ones", shape, dtype=dtype)
 
-    def to_device(self, x: NDArray) -> Any:
-        """Return a copy on this GPU of an array in host memory."""
-        return self.new("asarray", x, dtype=x.dtype)
+    def block_bytes(self, wanted: int) -> int:
+        """Return how much memory a block of frames may take.
+
+        A GPU needs many frames at a time: a quarter of its free memory, whatever is `wanted`;
+        posterior terms of two blocks are there at a time, beside the model and its views.
+        """
+        return min(self.free_memory() // 4, max(wanted, _LARGEST_BLOCK))
 
     def run(self, operation: str, *arguments: Any, threads: int | None) -> None:
         """Put a kernel on the caller's current stream; `threads` means nothing here."""
@@ -340,8 +373,20 @@ class TorchBackend(CudaBackend):
     def stream(self) -> int:
         return self.library.cuda.current_stream(self.index).cuda_stream
 
+    def to_device(self, x: NDArray) -> Any:
+        device = self.library.device("cuda", self.index)
+        return self.library.asarray(x).to(device, non_blocking=True)
+
     def to_host(self, x: Any) -> NDArray:
         return x.cpu().numpy()
+
+    def pinned(self, x: NDArray) -> NDArray:
+        return self.library.asarray(x).pin_memory().numpy()
+
+    def free_memory(self) -> int:
+        cuda = self.library.cuda  # what it holds for arrays to come is free too
+        kept = cuda.memory_reserved(self.index) - cuda.memory_allocated(self.index)
+        return cuda.mem_get_info(self.index)[0] + kept
 
     def is_contiguous(self, x: Any) -> bool:
         return x.is_contiguous()
@@ -367,8 +412,22 @@ class CupyBackend(CudaBackend):
     def stream(self) -> int:
         return self.library.cuda.get_current_stream(self.index).ptr
 
+    def to_device(self, x: NDArray) -> Any:
+        return self.library.asarray(x)
+
     def to_host(self, x: Any) -> NDArray:
         return self.library.asnumpy(x)
+
+    def pinned(self, x: NDArray) -> NDArray:
+        memory = self.library.cuda.alloc_pinned_memory(x.nbytes)
+        copy = np.frombuffer(memory, x.dtype, x.size).reshape(x.shape)
+        copy[...] = x
+        return copy
+
+    def free_memory(self) -> int:
+        with self.device:
+            kept = self.library.get_default_memory_pool().free_bytes()
+            return self.library.cuda.runtime.memGetInfo()[0] + kept
 
     def is_contiguous(self, x: Any) -> bool:
         return x.flags.c_contiguous

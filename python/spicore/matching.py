@@ -6,13 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _validate
-from ._dispatch import n_threads
+from ._dispatch import CPU, CpuBackend, CudaBackend, backend_on, n_threads
 from .detector import Detector
 from .emc import kernels
 from .emc.kernels import LANES
@@ -32,6 +33,7 @@ SCORES = ("poisson", "correlation", "l2")
 MIRRORS = 2
 
 _BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES_ON_GPU = 1 << 30  # enough patterns for every multiprocessor
 _ARC = 3.0  # voxels along the rim that a bin may be long
 _FINEST = 0.25  # voxels that the last step of the refinement moves the rim
 _TINY = 1e-30
@@ -77,6 +79,7 @@ def match(
     radius: float = 0.0,
     symmetry: str = "C1",
     threads: int | None = None,
+    device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> Matches:
     """Find the orientation in which a slice of a reference volume fits each pattern best.
@@ -120,6 +123,9 @@ def match(
         it does not make equal are searched.
     threads : int, optional
         Default: all cores. Results do not depend on it.
+    device : {"cpu", "cuda"}
+        "cuda": the grid is searched on the current GPU, on arrays of torch or CuPy; slices and
+        the refinement stay on the CPU.
     on_progress : callable, optional
         Called with (patterns done, patterns in all) after each block.
 
@@ -133,6 +139,8 @@ def match(
     ------
     InputError
         An argument has the wrong shape or values, or the volume does not reach the detector.
+    CudaError
+        The device is "cuda", and there is no GPU or no library for its arrays.
 
     Notes
     -----
@@ -159,13 +167,14 @@ def match(
     source = _Source(patterns, detector.n_pixels, grid.pixel, counts=poisson)
     known = _known_fluence(fluence, score, source.n_patterns)
     volume = _reference_volume(volume, grid.q, counts=poisson)
-    threads = n_threads(threads)
+    threads, backend = n_threads(threads), backend_on(device)
     if poisson:
-        scoring: _Scoring = _Poisson(grid, volume, threads, fitted=known is None)
+        scoring: _Scoring = _Poisson(grid, volume, threads, backend, fitted=known is None)
     else:
-        scoring = _Linear(grid, volume, threads, centred=score == "correlation")
+        scoring = _Linear(grid, volume, threads, backend, centred=score == "correlation")
     result = Matches(np.empty((source.n_patterns, 4)), *np.empty((4, source.n_patterns)))
-    for a, b in source.bounds(grid.block_size()):
+    block_bytes = _BLOCK_BYTES if backend is CPU else _BLOCK_BYTES_ON_GPU
+    for a, b in source.bounds(grid.block_size(block_bytes)):
         rows = scoring.rows(source.read(a, b), None if known is None else known[a:b])
         part = scoring.search(rows)
         if refine:
@@ -229,10 +238,10 @@ class _Grid:
         """Rings Q and angles A."""
         return self.layout.n_radii, self.layout.n_angles
 
-    def block_size(self) -> int:
+    def block_size(self, n_bytes: int) -> int:
         """Patterns of a block."""
         per_pattern = 8 * (2 * len(self.pixel) + 3 * self.bin_q.shape[1])
-        return max(1, _BLOCK_BYTES // per_pattern)
+        return max(1, n_bytes // per_pattern)
 
     def binned(self, values: Float64) -> Float64:
         """Sum values [B, T] of pixels over bins: [B, Q, A]."""
@@ -256,8 +265,14 @@ class _Scoring(ABC):
 
     weight: Float64  # [T]
 
-    def __init__(self, grid: _Grid, volume: NDArray[np.float32], threads: int) -> None:
-        self.grid, self.volume, self.threads = grid, volume, threads
+    def __init__(
+        self,
+        grid: _Grid,
+        volume: NDArray[np.float32],
+        threads: int,
+        backend: CpuBackend | CudaBackend,
+    ) -> None:
+        self.grid, self.volume, self.threads, self.backend = grid, volume, threads, backend
         n_views = len(grid.views)
         n_panels = -(-n_views // LANES)
         # The last view once more in lanes that hold none: finite, and not looked at.
@@ -288,12 +303,26 @@ class _Scoring(ABC):
         transforms = _parallel(self.threads, lambda x: grid.transformed(x * self.weight), parts)
         frames = np.concatenate(transforms)
         factor, constant = self._of_patterns(rows)
-        views = Views(grid.orders, self.logs, self.totals, self._prior, self.norm)
-        found = correlate.match(frames, views, factor.astype(np.float32), threads=self.threads)
+        found = self._match(frames, factor.astype(np.float32))
         score, mean = found.best + constant, found.mean + constant
         quats = pair_quaternions(grid.views, grid.layout.n_angles, found.orientation)
         fluence = self._fluence(rows, score, self._place(found.orientation))
         return Matches(quats, score, mean, self.gain(score, mean), fluence)
+
+    def _match(self, frames: NDArray[np.float32], factor: NDArray[np.float32]) -> correlate.Match:
+        to_device = self.backend.to_device
+        with self.backend.device:
+            found = correlate.match(
+                to_device(frames), self._views, to_device(factor), threads=self.threads
+            )
+            return correlate.Match(*map(self.backend.to_host, found))
+
+    @cached_property
+    def _views(self) -> Views:
+        """What patterns are compared with, on the device."""
+        arrays = self.logs, self.totals, self._prior, self.norm
+        on_device: list[Any] = [None if x is None else self.backend.to_device(x) for x in arrays]
+        return Views(self.grid.orders, *on_device)
 
     def _place(self, orientation: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """Indices of orientations in `totals` and `norm`."""
@@ -331,9 +360,15 @@ class _Poisson(_Scoring):
     ``sum K log W - N log U + N log N - N``: of the same form, with log U for the totals."""
 
     def __init__(
-        self, grid: _Grid, volume: NDArray[np.float32], threads: int, *, fitted: bool
+        self,
+        grid: _Grid,
+        volume: NDArray[np.float32],
+        threads: int,
+        backend: CpuBackend | CudaBackend,
+        *,
+        fitted: bool,
     ) -> None:
-        super().__init__(grid, volume, threads)
+        super().__init__(grid, volume, threads, backend)
         self.fitted = fitted
         self.weight = np.ones(len(grid.pixel))
         profile = Model(volume[None], np.empty((0, 0), np.float32)).radial_mean()
@@ -411,9 +446,15 @@ class _Linear(_Scoring):
     """
 
     def __init__(
-        self, grid: _Grid, volume: NDArray[np.float32], threads: int, *, centred: bool
+        self,
+        grid: _Grid,
+        volume: NDArray[np.float32],
+        threads: int,
+        backend: CpuBackend | CudaBackend,
+        *,
+        centred: bool,
     ) -> None:
-        super().__init__(grid, volume, threads)
+        super().__init__(grid, volume, threads, backend)
         self.centred = centred
         self.weight = grid.exposure
         e = grid.binned(np.stack([grid.exposure, grid.exposure**2]))

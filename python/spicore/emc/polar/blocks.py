@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..._dispatch import CPU, CpuBackend, CudaBackend
 from ..kernels import Photons
-from .correlate import Overflow, Views
+from .accumulate import Terms
+from .correlate import FramePosterior, Overflow, Views
 from .orders import AngularOrders
+
+if TYPE_CHECKING:
+    from ...frames import Frames, SparseFrames
+    from ..state import Settings
+    from .class_engine import ClassSettings
+    from .layout import PolarLayout
 
 CHUNK = 128
 """Frames of a thread's work: their transforms fill a few MB of the last-level cache."""
 
+CHUNKS_ON_GPU = 512
+"""Of a block of frames: each is a block of threads, a few for every multiprocessor."""
+
+TILE_ON_GPU = 8
+"""Frames that a block of threads compares with views at a time."""
+
 T = TypeVar("T")
+
+
+class Oriented(NamedTuple):
+    """Some frames on the device, their posterior terms, and in host memory what those say."""
+
+    photons: Photons
+    terms: Terms
+    posterior: FramePosterior
 
 
 def frames_at_once(orders: AngularOrders, block_bytes: int) -> int:
@@ -22,19 +45,48 @@ def frames_at_once(orders: AngularOrders, block_bytes: int) -> int:
     return max(CHUNK, block_bytes // 2 // (8 * orders.n_coefficients) // CHUNK * CHUNK)
 
 
+def binned(
+    frames: Frames, layout: PolarLayout, orders: AngularOrders, settings: Settings | ClassSettings
+) -> Iterator[tuple[int, Photons]]:
+    """Yield (first frame, binned photons) of blocks.
+
+    For a GPU a thread reads the next block, into pinned memory, while the GPU works on this one.
+    """
+
+    def of_block(item: tuple[int, SparseFrames]) -> tuple[int, Photons]:
+        photons = layout.photons(item[1], settings.threads)
+        return item[0], Photons(*map(settings.backend.pinned, photons))
+
+    blocks = map(of_block, frames.blocks(frames_at_once(orders, settings.block_bytes)))
+    return blocks if settings.backend is CPU else ahead(blocks)
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield what an iterator yields; a thread makes the next one meanwhile."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+
+
 def room(block_bytes: int) -> int:
     """Posterior terms that fill the other half: 12 bytes each."""
     return block_bytes // 2 // 12
 
 
-def chunk_of(n_frames: int) -> int:
+def chunk_of(n_frames: int, backend: CpuBackend | CudaBackend = CPU) -> int:
     """Frames of a chunk: enough chunks to share among threads, whatever their number."""
-    return int(np.clip(n_frames // 8, 1, CHUNK))
+    if backend is CPU:
+        return int(np.clip(n_frames // 8, 1, CHUNK))
+    tiles = n_frames // (CHUNKS_ON_GPU * TILE_ON_GPU)
+    return int(np.clip(tiles * TILE_ON_GPU, TILE_ON_GPU, CHUNK))
 
 
-def capacity(n_frames: int, views: Views, block_bytes: int) -> int:
+def capacity(n_frames: int, chunk: int, views: Views, block_bytes: int) -> int:
     """Terms that a chunk of `correlate` may have."""
-    chunk, n_angles = chunk_of(n_frames), views.orders.n_angles
+    n_angles = views.orders.n_angles
     everything = 2 * views.n_orientations + n_angles
     terms = min(room(block_bytes) // -(-n_frames // chunk), chunk * everything)
     # One frame has room for everything: nothing is left to split.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._dispatch import CPU, CpuBackend, CudaBackend
 from ...frames import Frames
 from ..kernels import LANES, LOG_FACTORIAL, Photons
 from ..state import Buffers, Timer
 from .accumulate import Terms, accumulate
-from .blocks import capacity, chunk_of, frames_at_once, in_parts
+from .blocks import Oriented, binned, capacity, chunk_of, in_parts
 from .correlate import FramePosterior, Views, correlate
 from .layout import PolarLayout
 from .orders import GROUP, AngularOrders
@@ -37,6 +39,7 @@ class ClassSettings:
     prior: float
     block_bytes: int
     threads: int
+    backend: CpuBackend | CudaBackend = CPU  # where iterations run
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ class ClassEngine:
     ) -> None:
         self.frames, self.layout, self.orders = frames, layout, orders
         self.settings, self.profile, self.n_photons = settings, survey.profile, survey.n_photons
-        self.timer, self.buffers = Timer(), Buffers()
+        self.backend = settings.backend
+        self.timer, self.buffers = Timer(), Buffers(self.backend)
         self.parts = 1
         self._whole: Photons | None = None
         profile, oriented = survey.profile, layout.exposure[0, : layout.n_radii]
@@ -136,19 +140,20 @@ class ClassEngine:
 
     def views(self, averages: NDArray[np.float32]) -> tuple[Views, NDArray[np.float64]]:
         """Transform class averages [K, n_rings, A]; return also expected photons u [K, A]."""
-        n_classes, layout = len(averages), self.layout
+        n_classes, layout, to_device = len(averages), self.layout, self.backend.to_device
         n_rows = layout.n_radii * layout.n_angles
         lanes = np.ones((self._n_lanes, n_rows), np.float32)
         lanes[:n_classes] = averages[:, : layout.n_radii].reshape(n_classes, -1)
         panels = lanes.reshape(-1, LANES, n_rows).transpose(0, 2, 1)
         logs, totals = polar_views(
-            np.ascontiguousarray(panels),
+            to_device(np.ascontiguousarray(panels)),
             self.orders,
-            self._log_profile.astype(np.float32),
-            self._exposure,
+            to_device(self._log_profile.astype(np.float32)),
+            to_device(self._exposure),
             mirrors=1,
             threads=self.settings.threads,
         )
+        totals = self.backend.to_host(totals)
         by_class = totals[:, 0].transpose(0, 2, 1).reshape(self._n_lanes, -1)[:n_classes]
         expected = np.maximum(by_class.astype(np.float64), 1e-30)
         if self.settings.fluence:
@@ -157,7 +162,7 @@ class ClassEngine:
             totals[:, :, 1:] += FORBIDDEN
         prior = np.full(self._n_lanes, -np.inf, np.float32)
         prior[:n_classes] = -np.log(self.n_orientations)
-        return Views(self.orders, logs, totals, prior), expected
+        return Views(self.orders, logs, to_device(totals), to_device(prior)), expected
 
     # -- one iteration ----------------------------------------------------------------
 
@@ -178,23 +183,16 @@ class ClassEngine:
         progress : callable, optional
             Called with a stage name and the fraction done.
         """
-        with self.timer("expand"):
-            views, expected = self.views(averages)
-        photons, turns = self._sums()
         found = Assignment.empty(self.frames.n_frames)
-        for span, part, terms, posterior in self._posteriors(views, beta, progress):
-            self._store(found, span, part, posterior, expected)
-            with self.timer("accumulate"):
-                accumulate(
-                    terms,
-                    part,
-                    self._weight(span),
-                    self.layout.n_angles,
-                    photons,
-                    turns,
-                    mirrors=1,
-                    threads=self.settings.threads,
-                )
+        with self.backend.device:
+            with self.timer("expand"):
+                views, expected = self.views(averages)
+            sums = self._sums()
+            for span, part, oriented in self._posteriors(views, beta, progress):
+                self._store(found, span, part, oriented.posterior, expected)
+                with self.timer("accumulate"):
+                    self._accumulate(oriented.terms, oriented.photons, span, *sums)
+            photons, turns = map(self.backend.to_host, sums)
         with self.timer("update"):
             turns = turns[: len(averages), 0]
             if self.settings.fluence:
@@ -203,31 +201,17 @@ class ClassEngine:
 
     def start(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """Averages of frames that are put into random classes, at random angles if they turn."""
-        photons, turns = self._sums()
+        to_device = self.backend.to_device
         n_angles = self.layout.n_angles if self.settings.rotate else 1
         labels = rng.integers(0, self.settings.n_classes, self.frames.n_frames)
         angles = rng.integers(0, n_angles, self.frames.n_frames)
-        for first, block in self._blocks():
-            span = slice(first, first + len(block.orient_end))
-            label, angle = labels[span], angles[span]
-            order = np.argsort(label // GROUP, kind="stable")
-            group = np.arange(self._n_lanes // GROUP + 1)
-            terms = Terms(
-                np.searchsorted(label[order] // GROUP, group)[None].astype(np.int64),
-                (label * self.layout.n_angles + angle)[order].astype(np.uint32),
-                order.astype(np.uint32),
-                np.ones(len(order), np.float32),
-            )
-            accumulate(
-                terms,
-                block,
-                self._weight(span),
-                self.layout.n_angles,
-                photons,
-                turns,
-                mirrors=1,
-                threads=self.settings.threads,
-            )
+        with self.backend.device:
+            sums = self._sums()
+            for first, block in self._blocks():
+                span = slice(first, first + len(block.orient_end))
+                terms = Terms(*map(to_device, self._terms_of(labels[span], angles[span])))
+                self._accumulate(terms, Photons(*map(to_device, block)), span, *sums)
+            photons, turns = map(self.backend.to_host, sums)
         turns = turns[: self.settings.n_classes, 0]
         if self.settings.fluence:
             turns = turns / self.mean_total
@@ -239,21 +223,52 @@ class ClassEngine:
         progress: Progress | None = None,
     ) -> tuple[Assignment, NDArray[np.float64]]:
         """Return what frames say of given averages at beta = 1, and the frames of each class."""
-        views, expected = self.views(averages)
         found = Assignment.empty(self.frames.n_frames)
         occupancy = np.zeros(self._n_lanes)
-        beta = np.ones(self.frames.n_frames, np.float32)
-        for span, part, terms, posterior in self._posteriors(views, beta, progress):
-            self._store(found, span, part, posterior, expected)
-            for begin, end in terms.begin[:, [0, -1]]:
-                label = terms.orientation[begin:end] // np.uint32(self.layout.n_angles)
-                occupancy += np.bincount(label, terms.probability[begin:end], self._n_lanes)
+        beta, to_host = np.ones(self.frames.n_frames, np.float32), self.backend.to_host
+        with self.backend.device:
+            views, expected = self.views(averages)
+            for span, part, (_, terms, posterior) in self._posteriors(views, beta, progress):
+                self._store(found, span, part, posterior, expected)
+                for begin, end in to_host(terms.begin)[:, [0, -1]]:
+                    orientation = to_host(terms.orientation[begin:end])
+                    label = orientation // np.uint32(self.layout.n_angles)
+                    probability = to_host(terms.probability[begin:end])
+                    occupancy += np.bincount(label, probability, self._n_lanes)
         return found, occupancy[: len(averages)]
 
-    def _sums(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def _terms_of(self, label: NDArray[np.int64], angle: NDArray[np.int64]) -> Terms:
+        """Frames that belong to one class at one angle each, as `correlate` lists them."""
+        order = np.argsort(label // GROUP, kind="stable")
+        group = np.arange(self._n_lanes // GROUP + 1)
+        return Terms(
+            np.searchsorted(label[order] // GROUP, group)[None].astype(np.int64),
+            (label * self.layout.n_angles + angle)[order].astype(np.uint32),
+            order.astype(np.uint32),
+            np.ones(len(order), np.float32),
+        )
+
+    def _sums(self) -> tuple[Any, Any]:
+        """Photons [V, bins] and exposures [V, 1, A] of classes on the device, 0."""
         photons = self.buffers("photons", self._n_lanes, self.layout.n_bins)
         photons[:] = 0.0
-        return photons, np.zeros((self._n_lanes, 1, self.layout.n_angles))
+        turns = self.backend.zeros((self._n_lanes, 1, self.layout.n_angles), np.float64)
+        return photons, turns
+
+    def _accumulate(
+        self, terms: Terms, photons: Photons, span: slice, sums: Any, turns: Any
+    ) -> None:
+        """Add frames on the device to the sums of their classes."""
+        accumulate(
+            terms,
+            photons,
+            self.backend.to_device(self._weight(span)),
+            self.layout.n_angles,
+            sums,
+            turns,
+            mirrors=1,
+            threads=self.settings.threads,
+        )
 
     def _weight(self, span: slice) -> NDArray[np.float32]:
         """What multiplies `totals` in a frame's score, and counts as its exposure."""
@@ -265,54 +280,55 @@ class ClassEngine:
         if self._whole is not None:
             yield 0, self._whole
             return
-        most = frames_at_once(self.orders, self.settings.block_bytes)
-        for start, sparse in self.frames.blocks(most):
-            with self.timer("read"):
-                photons = self.layout.photons(sparse, self.settings.threads)
-            if len(sparse) == self.frames.n_frames:
+        for start, photons in binned(self.frames, self.layout, self.orders, self.settings):
+            if len(photons.orient_end) == self.frames.n_frames:
                 self._whole = photons
             yield start, photons
 
     def _posteriors(
         self, views: Views, beta: NDArray[np.float32], progress: Progress | None
-    ) -> Iterator[tuple[slice, Photons, Terms, FramePosterior]]:
+    ) -> Iterator[tuple[slice, Photons, Oriented]]:
         """Yield frames and their posteriors, as many at a time as fit the memory."""
         self.parts = max(1, self.parts // 2)
         for start, block in self._blocks():
             if progress:
                 progress("classify", start / self.frames.n_frames)
 
-            def orient(part: slice, some: Photons, start: int = start) -> tuple:
+            def orient(part: slice, some: Photons, start: int = start) -> Oriented:
                 span = slice(start + part.start, start + part.stop)
                 return self._orient(some, span, views, beta[span])
 
             pieces = 0
-            for part, some, (terms, posterior) in in_parts(block, self.parts, orient):
+            for part, some, oriented in in_parts(block, self.parts, orient):
                 pieces += 1
-                yield slice(start + part.start, start + part.stop), some, terms, posterior
+                yield slice(start + part.start, start + part.stop), some, oriented
             self.parts = max(self.parts, pieces)
 
     def _orient(
         self, photons: Photons, span: slice, views: Views, beta: NDArray[np.float32]
-    ) -> tuple[Terms, FramePosterior]:
-        n = len(photons.orient_end)
+    ) -> Oriented:
+        n, to_device = len(photons.orient_end), self.backend.to_device
         with self.timer("transform"):
+            on_device = Photons(*map(to_device, photons))
             frames = polar_frames(
-                photons,
+                on_device,
                 self.orders,
                 out=self.buffers("frames", n, self.orders.n_coefficients, 2),
                 threads=self.settings.threads,
             )
         with self.timer("correlate"):
-            return correlate(
+            chunk = chunk_of(n, self.backend)
+            terms, posterior = correlate(
                 frames,
                 views,
-                self._weight(span),
-                beta,
-                chunk=chunk_of(n),
-                capacity=capacity(n, views, self.settings.block_bytes),
+                to_device(self._weight(span)),
+                to_device(beta),
+                chunk=chunk,
+                capacity=capacity(n, chunk, views, self.settings.block_bytes),
                 threads=self.settings.threads,
             )
+            posterior = FramePosterior(*map(self.backend.to_host, posterior))
+        return Oriented(on_device, terms, posterior)
 
     def _store(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,33 +65,35 @@ class Views:
     """
 
     orders: AngularOrders
-    logs: NDArray[np.float32]
-    totals: NDArray[np.float32]
-    log_prior: NDArray[np.float32]
-    norm: NDArray[np.float32] | None = None
+    logs: Any
+    totals: Any
+    log_prior: Any
+    norm: Any = None
 
     @property
     def mirrors(self) -> int:
         """2 where the mirror image of each view is searched too."""
         return self.totals.shape[1]
 
-    @property
+    @cached_property
     def n_orientations(self) -> int:
         """Orientations with a finite prior."""
-        views = int(np.isfinite(self.log_prior).sum())
+        views = int((self.log_prior > -np.inf).sum())
         return views * self.mirrors * self.orders.n_angles
 
 
-def bf16_error(frames: NDArray[np.float32], views: Views, n_orders: int) -> NDArray[np.float64]:
+def bf16_error(frames: Any, views: Views, n_orders: int) -> Any:
     """Return the rms error [D] of scores from orders 0 .. n_orders - 1 in bf16.
 
     See `Arithmetic`; the power of L is a mean over at most 64 groups of views.
     """
+    backend = backend_of(frames=frames, logs=views.logs)
+    einsum, wide = backend.library.einsum, {"dtype": np.float64} if backend is CPU else {}
     begin = views.orders.begin[: n_orders + 1]
-    used = slice(begin[1], begin[-1])
+    used = slice(int(begin[1]), int(begin[-1]))
     k, logs = frames[:, used], views.logs[:: -(-len(views.logs) // 64), used]
-    power = np.einsum("gqpv,gqpv->q", logs, logs, dtype=np.float64) / (GROUP * len(logs))
-    return BF16_ROUNDING * np.sqrt(2.0 * np.einsum("dqp,dqp->dq", k, k) @ power)
+    power = einsum("gqpv,gqpv->q", logs, logs, **wide) / (GROUP * len(logs))
+    return BF16_ROUNDING * (2.0 * einsum("dqp,dqp->dq", k, k) @ power) ** 0.5
 
 
 class FramePosterior(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _core
+from ..._dispatch import CPU
 from ...ewald import symmetric_copies
 from ...frames import Frames
 from ...orientations import pair_quaternions
@@ -17,8 +18,8 @@ from .. import kernels
 from ..kernels import LANES, LOG_FACTORIAL, Photons
 from ..model import Accumulator, Model, estimate, stacked
 from ..state import Buffers, FrameState, Settings, Timer
-from .accumulate import Terms, accumulate
-from .blocks import capacity, chunk_of, frames_at_once, in_parts, room
+from .accumulate import accumulate
+from .blocks import Oriented, binned, capacity, chunk_of, in_parts, room
 from .correlate import Arithmetic, FramePosterior, Views, bf16_error, correlate, screen
 from .layout import PolarLayout
 from .orders import GROUP, AngularOrders
@@ -51,11 +52,13 @@ class Arithmetics(NamedTuple):
     correlate: Arithmetic
 
 
+ON_MATRIX_UNITS = Arithmetics("bf16", "bf16_split")
+"""Of bf16, of which a product in float32 takes six: AMX tiles and tensor cores."""
+
+
 def arithmetics() -> Arithmetics:
     """Return the fastest that lose nothing of note on the instruction set in use."""
-    if _core.simd() == "amx":
-        return Arithmetics("bf16", "bf16_split")
-    return Arithmetics("float32", "float32")
+    return ON_MATRIX_UNITS if _core.simd() == "amx" else Arithmetics("float32", "float32")
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,18 @@ class PolarEngine:
     Notes
     -----
     Memory: the model, its tomograms and their transforms (views x bins) and one block of
-    frames. Source: design.md, section 1.
+    frames. On a GPU (`settings.backend`) the model and each run of frames are copied there and
+    their sums back; the host waits twice for each run of frames: for the groups of views that
+    survive, and for the terms. Source: design.md, section 1.
     """
 
     def __init__(
         self, frames: Frames, layout: PolarLayout, orders: AngularOrders, settings: Settings
     ) -> None:
         self.frames, self.layout, self.orders, self.settings = frames, layout, orders, settings
+        self.backend = settings.backend
         self.timer = Timer()
-        self.buffers = Buffers()
+        self.buffers = Buffers(self.backend)
         oriented = layout.exposure[0, : layout.n_radii]
         self.exposure = exposure_transform(oriented)
         self.terms_per_frame = 0.0  # mean of the last iteration
@@ -120,20 +126,21 @@ class PolarEngine:
 
     def views(self, model: Model, grid: PolarGrid) -> Views:
         """Expand the model: transformed tomograms of all modes, in scratch memory."""
-        layout, orders = self.layout, self.orders
+        layout, orders, to_device = self.layout, self.orders, self.backend.to_device
         n_modes, n_panels = len(model.volumes), -(-len(grid.views) // LANES)
         n_groups = n_modes * n_panels * LANES // GROUP
         logs = self.buffers("logs", n_groups, orders.n_coefficients, 2, GROUP)
         totals = self.buffers("totals", n_groups, MIRRORS, orders.n_angles, GROUP)
-        reference = self._log_reference(model).astype(np.float32)
+        reference = to_device(self._log_reference(model).astype(np.float32))
+        exposure, all_quats = to_device(self.exposure), to_device(grid.views)
         n_rows = layout.n_radii * layout.n_angles
-        q = np.ascontiguousarray(layout.q[:, :n_rows])
-        ones = np.ones(n_rows, np.float32)
+        q = to_device(np.ascontiguousarray(layout.q[:, :n_rows]))
+        ones = self.backend.ones(n_rows, np.float32)
         per_panel = LANES // GROUP
         step = LANES * max(1, (24 << 20) // (4 * n_rows * LANES))
-        for mode, volume in enumerate(model.volumes):
+        for mode, volume in enumerate(map(self._half_volume, model.volumes)):
             for first in range(0, len(grid.views), step):
-                quats = grid.views[first : first + step]
+                quats = all_quats[first : first + step]
                 panels, _ = kernels.expand(
                     volume,
                     quats,
@@ -148,7 +155,7 @@ class PolarEngine:
                     panels,
                     orders,
                     reference,
-                    self.exposure,
+                    exposure,
                     mirrors=MIRRORS,
                     out_logs=logs[groups],
                     out_totals=totals[groups],
@@ -159,7 +166,16 @@ class PolarEngine:
         prior[:, : len(grid.views)] = grid.weights / (n_modes * MIRRORS * orders.n_angles)
         with np.errstate(divide="ignore"):
             log_prior = np.log(prior).astype(np.float32).ravel()
-        return Views(orders, logs, totals, log_prior)
+        return Views(orders, logs, totals, to_device(log_prior))
+
+    def _half_volume(self, volume: NDArray[np.float32]) -> Any:
+        """Return a volume on the device, of which only the half x >= 0 counts."""
+        if self.backend is CPU:
+            return volume
+        half = len(volume) // 2
+        copy = self.backend.empty(volume.shape, np.float32)
+        copy[half:] = self.backend.to_device(volume[half:])
+        return copy
 
     def _log_reference(self, model: Model) -> NDArray[np.float64]:
         """Log of the radial mean of the model on the rings that orient."""
@@ -168,12 +184,14 @@ class PolarEngine:
 
     def evidence(self, model: Model, grid: PolarGrid, state: FrameState) -> float:
         """Mean over the frames of ln sum prior exp(log-likelihood), in nats."""
-        views, constants = self.views(model, grid), self._constants(model)
+        constants = self._constants(model)
         beta = np.ones(len(state.fluence), np.float32)
         total = 0.0
-        for span, photons, (_, posterior) in self._oriented(views, state, beta):
-            rest = self._rest(photons, state.fluence[span], constants)
-            total += float((posterior.evidence + rest).sum())
+        with self.backend.device:
+            views = self.views(model, grid)
+            for span, photons, oriented in self._oriented(views, state, beta):
+                rest = self._rest(photons, state.fluence[span], constants)
+                total += float((oriented.posterior.evidence + rest).sum())
         self.buffers.release()
         return total / self.frames.n_frames
 
@@ -192,37 +210,49 @@ class PolarEngine:
 
         Parameters as those of `PixelEngine.iterate`.
         """
+        with self.backend.device:
+            tomograms, exposures = self._tomograms(model, grid, state, beta, progress)
+            if progress:
+                progress("merge", 1.0)
+            self.buffers.release("logs", "totals", "frames")
+            with self.timer("merge"):
+                accumulators = self._merge(
+                    tomograms, exposures, grid, model.size, len(model.volumes)
+                )
+        self.buffers.release()
+        with self.timer("update"):
+            return self._new_model(accumulators, prior_profile, state, model)
+
+    def _tomograms(
+        self,
+        model: Model,
+        grid: PolarGrid,
+        state: FrameState,
+        beta: NDArray[np.float32],
+        progress: Progress | None,
+    ) -> tuple[Any, Any]:
+        """Photons of views [V, bins] and exposures of orientations [V, 2, A], on the device."""
         with self.timer("expand"):
             views = self.views(model, grid)
         n_views = len(views.log_prior)
         tomograms = self.buffers("tomograms", n_views, self.layout.n_bins)
         tomograms[:] = 0.0
-        exposures = np.zeros((n_views, MIRRORS, self.layout.n_angles))
+        exposures = self.backend.zeros((n_views, MIRRORS, self.layout.n_angles), np.float64)
         constants = self._constants(model)
-        for span, photons, (terms, posterior) in self._oriented(views, state, beta, progress):
-            self._store(photons, span, grid, state, posterior, constants)
+        for span, photons, oriented in self._oriented(views, state, beta, progress):
+            self._store(photons, span, grid, state, oriented.posterior, constants)
             with self.timer("accumulate"):
                 accumulate(
-                    terms,
-                    photons,
-                    state.fluence[span],
+                    oriented.terms,
+                    oriented.photons,
+                    self.backend.to_device(state.fluence[span]),
                     self.layout.n_angles,
                     tomograms,
                     exposures,
                     mirrors=MIRRORS,
                     threads=self.settings.threads,
                 )
-        by_mode = exposures.reshape(len(model.volumes), -1, MIRRORS, self.layout.n_angles)
-        self.occupancy = by_mode[:, : len(grid.views)].sum(axis=(0, 2, 3))
-        if progress:
-            progress("merge", 1.0)
-        del views
-        self.buffers.release("logs", "totals", "frames")
-        with self.timer("merge"):
-            accumulators = self._merge(tomograms, exposures, grid, model.size, len(model.volumes))
-        self.buffers.release()
-        with self.timer("update"):
-            return self._new_model(accumulators, prior_profile, state, model)
+        return tomograms, exposures
 
     def _oriented(
         self,
@@ -230,7 +260,7 @@ class PolarEngine:
         state: FrameState,
         beta: NDArray[np.float32],
         progress: Progress | None = None,
-    ) -> Iterator[tuple[slice, Photons, tuple[Terms, FramePosterior]]]:
+    ) -> Iterator[tuple[slice, Photons, Oriented]]:
         """Yield runs of frames with their posteriors, in pieces whose terms fit the memory."""
         self.screening = True
         expected, self.terms_per_frame, done = self.terms_per_frame, 0.0, 0
@@ -238,28 +268,28 @@ class PolarEngine:
             if progress:
                 progress("orient", start / self.frames.n_frames)
 
-            def orient(part: slice, some: Photons, start: int = start) -> tuple:
+            def orient(part: slice, some: Photons, start: int = start) -> Oriented:
                 span = slice(start + part.start, start + part.stop)
                 return self._orient(some, span, views, state, beta)
 
             n_terms = SPREAD * max(expected, self.terms_per_frame) * len(photons.orient_end)
             parts = 1 + int(n_terms // room(self.settings.block_bytes))
-            for part, some, (terms, posterior) in in_parts(photons, parts, orient):
+            for part, some, oriented in in_parts(photons, parts, orient):
                 n = part.stop - part.start
-                found = int((terms.begin[:, -1] - terms.begin[:, 0]).sum())
+                begin = oriented.terms.begin
+                found = int((begin[:, -1] - begin[:, 0]).sum())
                 self.terms_per_frame = (self.terms_per_frame * done + found) / (done + n)
                 done += n
-                yield slice(start + part.start, start + part.stop), some, (terms, posterior)
+                yield slice(start + part.start, start + part.stop), some, oriented
 
     def _blocks(self) -> Iterator[tuple[int, Photons]]:
-        blocks = self.frames.blocks(frames_at_once(self.orders, self.settings.block_bytes))
+        blocks = binned(self.frames, self.layout, self.orders, self.settings)
         while True:
             with self.timer("read"):
-                start, sparse = next(blocks, (0, None))
-                if sparse is None:
-                    return
-                photons = self.layout.photons(sparse, self.settings.threads)
-            yield start, photons
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
 
     def _constants(self, model: Model) -> NDArray[np.float64]:
         """What each photon of a bin adds to the log-likelihood at fluence 1."""
@@ -274,39 +304,47 @@ class PolarEngine:
         views: Views,
         state: FrameState,
         beta: NDArray[np.float32],
-    ) -> tuple[Terms, FramePosterior]:
-        n, threads = len(photons.orient_end), self.settings.threads
+    ) -> Oriented:
+        n, threads, backend = len(photons.orient_end), self.settings.threads, self.backend
         with self.timer("transform"):
+            on_device = Photons(*map(backend.to_device, photons))
             frames = polar_frames(
-                photons,
+                on_device,
                 self.orders,
                 out=self.buffers("frames", n, self.orders.n_coefficients, 2),
                 threads=threads,
             )
-        fluence = state.fluence[span]
-        keep = self._survivors(frames, views, fluence, beta[span])
+        fluence, cold = backend.to_device(state.fluence[span]), backend.to_device(beta[span])
+        keep = self._survivors(frames, views, fluence, cold)
         with self.timer("correlate"):
-            return correlate(
+            chunk = chunk_of(n, backend)
+            terms, posterior = correlate(
                 frames,
                 views,
                 fluence,
-                beta[span],
+                cold,
                 keep=keep,
-                chunk=chunk_of(n),
-                capacity=capacity(n, views, self.settings.block_bytes),
-                arithmetic=arithmetics().correlate,
+                chunk=chunk,
+                capacity=capacity(n, chunk, views, self.settings.block_bytes),
+                arithmetic=self._arithmetics().correlate,
                 threads=threads,
             )
+            posterior = FramePosterior(*map(backend.to_host, posterior))
+        return Oriented(on_device, terms, posterior)
+
+    def _arithmetics(self) -> Arithmetics:
+        return arithmetics() if self.backend is CPU else ON_MATRIX_UNITS
 
     def _survivors(
         self,
-        frames: NDArray[np.float32],
+        frames: Any,
         views: Views,
-        fluence: NDArray[np.float32],
-        beta: NDArray[np.float32],
-    ) -> NDArray[np.uint8] | None:
-        """Groups of views to look at, by the low orders; None: all."""
-        orders, arithmetic = self.orders, arithmetics().screen
+        fluence: Any,
+        beta: Any,
+    ) -> Any:
+        """Groups of views to look at, uint8 [D, G], by the low orders; None: all."""
+        orders, arithmetic = self.orders, self._arithmetics().screen
+        library = self.backend.library
         n_angles = next((a for a in (48, 64, 32) if orders.n_angles % a == 0), 32)
         if not self.screening or len(orders.radii) < 2 * SCREEN_ORDERS or len(views.logs) < 8:
             return None
@@ -321,13 +359,13 @@ class PolarEngine:
                 arithmetic=arithmetic,
                 threads=self.settings.threads,
             )
-            margin = np.full(len(frames), MARGIN, np.float32)
+            margin = self.backend.ones(len(frames), np.float32) * MARGIN
             if arithmetic == "bf16":
                 margin += 2.0 * BF16_SIGMAS * beta * bf16_error(frames, views, SCREEN_ORDERS)
-            keep = scores > (scores.max(axis=1) - margin)[:, None]
-        self.kept_share = float(keep.mean())
+            keep = scores > (library.amax(scores, 1) - margin)[:, None]
+        self.kept_share = int(keep.sum()) / (len(frames) * len(views.logs))
         self.screening = self.kept_share < SCREEN_BELOW
-        return keep.view(np.uint8)
+        return keep.view(library.uint8)
 
     def _store(
         self,
@@ -362,59 +400,58 @@ class PolarEngine:
         return photons.per_frame(each) + n_photons * np.log(fluence.astype(np.float64))
 
     def _merge(
-        self,
-        tomograms: NDArray[np.float32],
-        exposures: NDArray[np.float64],
-        grid: PolarGrid,
-        size: int,
-        n_modes: int,
+        self, tomograms: Any, exposures: Any, grid: PolarGrid, size: int, n_modes: int
     ) -> list[Accumulator]:
         """M-step in the volume: scatter each view's photons and exposure."""
+        backend = self.backend
         # float64, so that rounding can be told from exposure: gaps must stay at exactly 0.
-        spectrum = np.fft.rfft(self.layout.exposure[1].astype(np.float64), axis=-1)
-        turns = np.fft.rfft(exposures, axis=-1)
+        spectrum = backend.to_device(self.layout.exposure[1].astype(np.float64))
+        spectrum = backend.library.fft.rfft(spectrum)
+        turns = backend.library.fft.rfft(exposures)
+        q, all_quats = backend.to_device(self.layout.q), backend.to_device(grid.views)
         per_mode = len(tomograms) // n_modes
+        by_mode = backend.to_host(exposures).reshape(n_modes, per_mode, MIRRORS, -1)
+        self.occupancy = by_mode[:, : len(grid.views)].sum(axis=(0, 2, 3))
         accumulators = []
         for mode in range(n_modes):
-            accumulator = Accumulator(size)
+            pairs = backend.zeros((size, size, size, 2), np.float64)
             for first in range(0, len(grid.views), 64):
-                quats = grid.views[first : first + 64]
-                rows = slice(mode * per_mode + first, mode * per_mode + first + len(quats))
-                used = np.flatnonzero(exposures[rows].any(axis=(1, 2)))
+                quats = all_quats[first : first + 64]
+                used = by_mode[mode, first : first + len(quats)].any(axis=(1, 2))
+                used = np.flatnonzero(used)
                 if not len(used):
                     continue
-                turn = turns[rows][used]
-                both = spectrum * turn[:, :1] + np.conj(spectrum * turn[:, 1:])
-                exposure = np.fft.irfft(both, self.layout.n_angles, axis=-1)
-                rounding = 1e-13 * exposure.max(axis=(1, 2), keepdims=True)
-                exposure = np.where(exposure > rounding, exposure, 0.0).astype(np.float32)
-                self._scatter(
-                    np.ascontiguousarray(tomograms[rows][used]),
-                    exposure.reshape(len(used), -1),
-                    np.ascontiguousarray(quats[used]),
-                    accumulator,
-                )
-            accumulators.append(accumulator)
+                used = backend.to_device(used)
+                rows = slice(mode * per_mode + first, mode * per_mode + first + len(quats))
+                exposure = self._turned(spectrum, turns[rows][used])
+                self._scatter(tomograms[rows][used], exposure, quats[used], q, pairs)
+            accumulators.append(Accumulator(size))
+            accumulators[-1].pairs = backend.to_host(pairs)
         return accumulators
 
-    def _scatter(
-        self,
-        photons: NDArray[np.float32],
-        exposure: NDArray[np.float32],
-        quats: NDArray[np.float64],
-        accumulator: Accumulator,
-    ) -> None:
-        ones = np.ones(len(quats), np.float32)
-        for rotated in symmetric_copies(quats, self.settings.symmetry):
-            _core.ewald_merge(
+    def _turned(self, spectrum: Any, turns: Any) -> Any:
+        """Exposures [V, bins] of tomograms whose orientations have the transforms `turns`."""
+        library = self.backend.library
+        both = spectrum * turns[:, :1] + (spectrum * turns[:, 1:]).conj()
+        exposure = library.fft.irfft(both, self.layout.n_angles)
+        rounding = 1e-13 * library.amax(exposure, (1, 2))[:, None, None]
+        result = self.backend.empty(exposure.shape, np.float32)
+        result[:] = library.where(exposure > rounding, exposure, 0.0)
+        return result.reshape(len(result), -1)
+
+    def _scatter(self, photons: Any, exposure: Any, quats: Any, q: Any, pairs: Any) -> None:
+        ones = self.backend.ones(len(quats), np.float32)
+        for rotated in symmetric_copies(quats, self.settings.symmetry, self.backend):
+            self.backend.run(
+                "ewald_merge",
                 photons,
                 ones,
                 exposure,
                 rotated,
-                self.layout.q,
+                q,
                 True,
-                accumulator.pairs,
-                self.settings.threads,
+                pairs,
+                threads=self.settings.threads,
             )
 
     def _new_model(
