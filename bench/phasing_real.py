@@ -1,6 +1,6 @@
 """Measured patterns: the optical ring, a Bragg peak in 3D, and a virus at an XFEL.
 
-    python bench/phasing_real.py [--only ring pr772 slice bcdi] [--seeds 20] [--bcdi-size 96]
+    python bench/phasing_real.py [--only ring pr772 slice bcdi] [--seeds 20] [--bcdi-size 64]
 
 There is no truth: what counts is the free likelihood, how far seeds agree (PRTF, mode 0), and the R
 factor. Each set has a control, the same data with values shuffled inside shells. The Bragg peak
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import tarfile
 import time
@@ -27,10 +28,11 @@ from phasing_common import DATA, ROOT, result_path, shuffled_in_shells, summary,
 
 import spicore as sp
 from spicore.phasing import Config, trust
+from spicore.phasing.blur import blurred
 from spicore.report import write_phasing_report
 
 THRESHOLD = 2  # counts: of the recipe that came with the Bragg peak
-BINNED = 3  # frames: the peak's fringes are 12 to 18 frames apart
+BINNED = (3, 2, 2)  # frames and pixels: the object takes up 23, 46 and 60 of 201, 256 and 256
 BAD_WHITE = 100  # counts of the white field below which a pixel is dead
 
 
@@ -118,13 +120,12 @@ def central_slice(args: argparse.Namespace) -> Set:
 
 
 def bcdi(args: argparse.Namespace) -> Set:
-    """Rocking curve of a Bragg peak, corrected, frames added up, cropped about its maximum."""
+    """Rocking curve of a Bragg peak, corrected, binned, cropped about its maximum."""
     frames, dark, white = scan54()
     bad = (dark > 1) | (white < BAD_WHITE)
     level = np.median(white[~bad])
     volume = frames * np.where(bad, np.nan, level / np.maximum(white, BAD_WHITE))
-    n = len(volume) // BINNED
-    volume = volume[: n * BINNED].reshape(n, BINNED, *bad.shape).sum(axis=1)
+    volume = binned(volume)
     peak = np.unravel_index(int(np.nanargmax(volume)), volume.shape)
     reach = [min(args.bcdi_size // 2, at, n - at) for at, n in zip(peak, volume.shape, strict=True)]
     cut = tuple(slice(at - r, at + r) for at, r in zip(peak, reach, strict=True))
@@ -133,7 +134,7 @@ def bcdi(args: argparse.Namespace) -> Set:
     row = {
         "scan": list(frames.shape),
         "counts": float(frames.sum()),
-        "binned_frames": BINNED,
+        "binned": list(BINNED),
         "shape": list(counts.shape),
         "share_of_counts": float(np.nansum(counts) / np.nansum(volume)),
         "blur": blur,
@@ -141,11 +142,20 @@ def bcdi(args: argparse.Namespace) -> Set:
     }
     weight = taper(counts.shape, blur)
     config = Config(
-        real=False, positive=False, seeds=args.seeds, schedule="400RAAR 100ER",
-        support="max", support_threshold=0.1, support_spread=0.0, blur_start=1.0, blur_end=1.0,
+        real=False, positive=False, seeds=args.seeds, schedule="600RAAR 100ER",
+        support="max", support_threshold=0.15, support_spread=0.0, blur_start=1.0, blur_end=1.0,
         support_start=20, start_threshold=0.1, detwin=True, max_outside=0.3, max_llk=1.5,
+        coherence=20,
     )  # fmt: skip
     return Set(counts * weight, config, row, lambda s, data: r_factors(s, data, weight))
+
+
+def binned(volume: NDArray) -> NDArray:
+    """Add up neighbours; a sum without one of its values is not measured."""
+    counts = [n // b for n, b in zip(volume.shape, BINNED, strict=True)]
+    part = volume[tuple(slice(n * b) for n, b in zip(counts, BINNED, strict=True))]
+    pairs = itertools.chain.from_iterable(zip(counts, BINNED, strict=True))
+    return part.reshape(*pairs).sum(axis=(1, 3, 5))
 
 
 def scan54() -> tuple[NDArray, NDArray, NDArray]:
@@ -172,7 +182,10 @@ def r_factors(solutions: sp.phasing.Solutions, data: NDArray, weight: NDArray) -
     rng = np.random.default_rng(0)
     result = {}
     for name, x in (("best", solutions.best), ("average", solutions.density)):
-        model = np.abs(np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(x)))) ** 2
+        model = np.abs(np.fft.fftn(np.fft.ifftshift(x))) ** 2
+        if solutions.coherence is not None:
+            model = blurred(model, solutions.coherence)
+        model = np.fft.fftshift(model)
         drawn = rng.poisson(model / weight) * weight
         for kind, values in (("data", data), ("counting_alone", drawn)):
             measured = np.isfinite(data)
@@ -204,7 +217,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--control-seeds", type=int, default=20)
-    parser.add_argument("--bcdi-size", type=int, default=96)
+    parser.add_argument("--bcdi-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reports", help="folder for solutions and reports")
     parser.add_argument("--machine")
