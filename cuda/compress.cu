@@ -80,8 +80,8 @@ struct WithBackground {
     const float *values, *background; // of the lane
     float fluence, scale;
     __device__ float operator()(float weighted, std::int64_t t) const {
-      return weighted * signal_share(fluence * __ldg(values + t * kLanes),
-                                     scale * __ldg(background + t));
+      return signal_part(weighted, fluence * __ldg(values + t * kLanes),
+                         scale * __ldg(background + t));
     }
   };
   __device__ Frame frame(std::int64_t d, std::int64_t panel, int lane) const {

@@ -91,7 +91,7 @@ inline double scatter_signal(const Weights &w, const std::uint32_t *row,
 #pragma omp simd reduction(+ : sum)
     for (int lane = 0; lane < kLanes; ++lane) {
       const float term =
-          w.p[lane] * k * signal_share(frame.fluence * tomograms[at + lane], b);
+          signal_part(w.p[lane] * k, frame.fluence * tomograms[at + lane], b);
       panel[at + lane] += term;
       sum += term;
     }

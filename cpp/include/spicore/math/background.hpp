@@ -5,10 +5,11 @@
 
 namespace spicore {
 
-// Share of the photons expected in a pixel that is signal; 0 where none are expected.
-SPI_HD float signal_share(float signal, float background) {
+// The share of `photons` that is signal, given the expected numbers of both; 0 where none
+// are expected.
+SPI_HD float signal_part(float photons, float signal, float background) {
   const float all = signal + background;
-  return all > 0.0f ? signal / all : 0.0f;
+  return all > 0.0f ? photons * (signal / all) : 0.0f;
 }
 
 } // namespace spicore
