@@ -22,10 +22,12 @@ expand = on_column(kernels.expand)
 
 def maximize(panels, photons, fluence, offset, ll, *first, **options):
     """The operation in the column of the test."""
-    column = Column.current
-    scores = column.to(ll)
-    column(kernels.maximize, panels, photons, fluence, offset, scores, *first, **options)
-    ll[...] = column.back(scores)
+    to = Column.current.to
+    written = to(ll)
+    options = {name: to(x) for name, x in options.items()}
+    arguments = *map(to, (panels, photons, fluence, offset)), written, *first
+    kernels.maximize(*arguments, **options)
+    ll[...] = Column.current.back(written)
 
 
 # Frames, orientations, rows: one, and around 16, 32, 64 lanes and 8 and 256 frames of a block.
@@ -314,9 +316,7 @@ def test_rows_beyond_the_tomograms(form):
     if form == "background":
         padded = np.pad(background[2], (0, 5))
         options = {"background": (more[1], background[1], padded)}
-    np.testing.assert_array_equal(
-        got, scores(packed(more[0]), none, fluence, offset, **options)
-    )
+    np.testing.assert_array_equal(got, scores(packed(more[0]), none, fluence, offset, **options))
 
 
 # --- errors

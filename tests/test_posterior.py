@@ -34,10 +34,10 @@ def problem(n_frames, n, seed=0, spread=30.0):
 
 def run(arguments, **options):
     column = Column.current
+    there = {name: column.to(x) for name, x in arguments.items() if name != "ll"}
     p = column.to(arguments["ll"].copy())
-    others = {k: v for k, v in arguments.items() if k != "ll"}
-    result = column(kernels.posterior, p, **others, **options)
-    return column.back(p), result
+    result = kernels.posterior(p, **there, **options)
+    return column.back(p), column.back(result)
 
 
 def check(arguments, cut=14.0, **options):
