@@ -66,10 +66,10 @@ class Recorder(PixelEngine):
     """Keeps the probabilities of all frames."""
 
     def _orient(self, *args):
-        probability, result = super()._orient(*args)
+        probability, *rest = super()._orient(*args)
         self.probability = np.concatenate([getattr(self, "probability", probability[:0]),
                                            probability])  # fmt: skip
-        return probability, result
+        return probability, *rest
 
 
 class Dragonfly:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from columns import Column, cpu_only, on_column
+from columns import Column, cpu_only, gpu_only, on_column
 
 from spicore import _core
 from spicore.emc import kernels
@@ -248,10 +248,8 @@ def test_bad_threads():
         sort_photons(*sparse([2], 10), np.arange(10, dtype=np.int32), 10, threads=0)
 
 
-def test_pixels_beyond_the_detector_stay_within_memory():
-    """On the CPU they are refused."""
-    if Column.current.library is None:
-        pytest.skip("refused, see test_errors")
+@gpu_only
+def test_pixels_beyond_the_detector_are_left_out():
     offset, pixel, count = sparse([20, 30], 40)
     row_of = np.arange(40, dtype=np.int32)
     got = sort_photons(offset, pixel, count, row_of[:25], 25)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core
+from .._dispatch import CPU
+from ..errors import InputError
 from ..ewald import symmetric_copies
 from ..frames import Frames
 from . import kernels
-from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior
+from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior, converted
 from .layout import PixelLayout
 from .merge import Merger
 from .model import (
@@ -40,6 +43,16 @@ turn; so which rotations it merges depends on their number. The parity data used
 Progress = Callable[[str, float], None]
 
 
+class OnDevice(NamedTuple):
+    """What never changes, where the kernels need it."""
+
+    q: Any
+    q_orient: Any
+    exposure: Any
+    background: Any
+    log_factorial: Any
+
+
 class PixelEngine:
     """One EMC iteration: expand, maximize and compress, in blocks of frames.
 
@@ -55,20 +68,45 @@ class PixelEngine:
     Memory: the model, one block of frames x orientations (`block_bytes`) and one tile of
     tomograms. Tomograms are made again for each block of frames, which costs little once a
     block holds a thousand frames.
+
+    On a GPU (`Settings.backend`) frames are sorted, oriented and merged there, blocks coming from
+    the host one by one; the model is updated on the host, and `refine`, whose frames are single,
+    runs there altogether. The timer then counts what the host waits for.
+
+    Raises
+    ------
+    InputError
+        Dragonfly's merge on a GPU.
     """
 
     def __init__(self, frames: Frames, layout: PixelLayout, settings: Settings) -> None:
         self.frames, self.layout, self.settings = frames, layout, settings
+        self.backend = settings.backend
+        if settings.dragonfly and self.backend is not CPU:
+            raise InputError('merge = "dragonfly" runs on the CPU only: use device "cpu"')
         self.timer = Timer()
-        self.buffers = Buffers()
+        self.buffers = Buffers(self.backend)
         self.gaussian = frames.kind == "dense"
         self.dense = self.gaussian or (
-            settings.background is None and self._lit_fraction() > DENSE_ABOVE
+            settings.background is None
+            and self.backend is CPU  # where it was measured
+            and self._lit_fraction() > DENSE_ABOVE
         )
         if settings.background is None:
             self.background = None
         else:
             self.background = settings.background[layout.pixel].astype(np.float32)
+        self.on_device = self._on_device()
+
+    def _on_device(self) -> OnDevice:
+        layout, to_device = self.layout, self.backend.to_device
+        return OnDevice(
+            to_device(layout.q),
+            to_device(np.ascontiguousarray(layout.q[:, : layout.n_orient])),
+            to_device(layout.exposure),
+            None if self.background is None else to_device(self.background),
+            to_device(LOG_FACTORIAL),
+        )
 
     def _lit_fraction(self) -> float:
         sample = self.layout.photons(
@@ -80,28 +118,33 @@ class PixelEngine:
 
     def _frames_per_block(self, n_columns: int) -> int:
         row = 4 * max(n_columns, self.layout.n_rows if self.dense else 0)
-        return int(np.clip(self.settings.block_bytes // row, 64, self.frames.n_frames + 63))
+        block = self.backend.block_bytes(self.settings.block_bytes)
+        return int(np.clip(block // row, 64, self.frames.n_frames + 63))
 
     def _blocks(self, n_columns: int, log_reference: NDArray[np.float64]) -> Iterator[Block]:
         if self.gaussian:
             yield from self._gaussian_blocks(n_columns)
             return
         blocks = self.frames.blocks(self._frames_per_block(n_columns))
+        reference = self.backend.to_device(_padded(log_reference, self.layout.n_rows))
         while True:
             with self.timer("read"):
                 start, sparse = next(blocks, (0, None))
                 if sparse is None:
                     return
-                photons = self.layout.photons(sparse, self.settings.threads)
-                block = self._sparse_block(start, photons, log_reference)
+                photons = self.layout.photons(sparse, self.settings.threads, self.backend)
+                block = self._sparse_block(start, photons, reference)
             yield block
 
-    def _sparse_block(self, start: int, photons: Photons, log_reference: NDArray) -> Block:
-        terms = log_reference[photons.row] * photons.count - LOG_FACTORIAL[photons.count]
+    def _sparse_block(self, start: int, photons: Photons, log_reference: Any) -> Block:
+        # As int64 they are indices for torch too.
+        row, count = (converted(self.backend, x, np.int64) for x in (photons.row, photons.count))
+        terms = log_reference[row] * count - self.on_device.log_factorial[count]
         values = photons.to_dense(self.layout.n_rows) if self.dense else photons
-        n = len(photons.orient_end)
-        n_photons, constant = photons.per_frame(photons.count), photons.per_frame(terms)
-        return Block(start, start + n, values, n_photons, constant)
+        n_photons, constant = (
+            self.backend.to_host(photons.per_frame(x)) for x in (photons.count, terms)
+        )
+        return Block(start, start + len(n_photons), values, n_photons, constant)
 
     def _gaussian_blocks(self, n_columns: int) -> Iterator[Block]:
         step = self._frames_per_block(n_columns)
@@ -111,24 +154,24 @@ class PixelEngine:
                 values = np.ascontiguousarray(self.frames.dense(start, stop)[:, self.layout.pixel])
                 oriented = values[:, : self.layout.n_orient].astype(np.float64)
                 constant = -0.5 * (oriented**2).sum(axis=1) / self.settings.gaussian_sigma**2
-            yield Block(start, stop, values, oriented.sum(axis=1), constant)
+            yield Block(start, stop, self.backend.to_device(values), oriented.sum(axis=1), constant)
 
     def expand(
         self,
-        volume: NDArray[np.float32],
+        volume: Any,
         quats: NDArray[np.float64],
-        q: NDArray[np.float32],
-        reference: NDArray[np.float32] | None,
+        q: Any,
+        reference: Any,
         buffers: Buffers,
         threads: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    ) -> tuple[Any, Any]:
         """Tomograms of a tile on the first rows, as many as `q` has, in scratch memory."""
         n_rows = q.shape[1]
         return kernels.expand(
             volume,
-            quats,
+            self.backend.to_device(quats),
             q,
-            self.layout.exposure[:n_rows],
+            self.on_device.exposure[:n_rows],
             reference,
             friedel=not self.settings.dragonfly,
             out=buffers("panels", -(-len(quats) // LANES), n_rows, LANES),
@@ -137,14 +180,12 @@ class PixelEngine:
 
     def mean_total(self, model: Model, grid: Grid) -> float:
         """Photons on the rows that orient, averaged over the grid and the rotating modes."""
-        q = np.ascontiguousarray(self.layout.q[:, : self.layout.n_orient])
+        q, threads = self.on_device.q_orient, self.settings.threads
         mean = 0.0
-        for volume in model.volumes:
+        for volume in self.backend.to_device(model.volumes):
             for tile in self._tiles(grid):
-                _, total = self.expand(
-                    volume, grid.quats[tile], q, None, self.buffers, self.settings.threads
-                )
-                mean += float(grid.weights[tile] @ total)
+                _, total = self.expand(volume, grid.quats[tile], q, None, self.buffers, threads)
+                mean += float(grid.weights[tile] @ self.backend.to_host(total))
         return mean / len(model.volumes)
 
     # -- one iteration ----------------------------------------------------------------
@@ -172,15 +213,16 @@ class PixelEngine:
         n_columns = n_modes * n_rotations + n_patterns
         log_reference = self._log_reference(model)
         log_prior = self._log_prior(grid, n_modes, n_patterns)
-        accumulators = [Accumulator(model.size) for _ in range(n_modes)]
+        accumulators = [Accumulator(model.size, self.backend) for _ in range(n_modes)]
         pattern_sums = np.zeros((2, n_patterns, self.layout.n_rows))
         n_frames = self.frames.n_frames
-        for block in self._blocks(n_columns, _padded(log_reference, self.layout.n_rows)):
+        there = replace(model, volumes=self.backend.to_device(model.volumes))
+        for block in self._blocks(n_columns, log_reference):
             span = slice(block.start, block.stop)
             if progress:
                 progress("orient", block.start / n_frames)
-            probability, result = self._orient(
-                block, model, grid, state, beta[span], log_reference, log_prior
+            probability, total, result = self._orient(
+                block, there, grid, state, beta[span], log_reference, log_prior
             )
             old_fluence = state.fluence[span].copy()
             self._update_state(block, grid, state, result, old_fluence, n_modes)
@@ -188,7 +230,15 @@ class PixelEngine:
             if progress:
                 progress("merge", block.start / n_frames)
             self._merge(
-                block, model, grid, state, probability, old_fluence, accumulators, pattern_sums
+                block,
+                there,
+                grid,
+                state,
+                probability,
+                total,
+                old_fluence,
+                accumulators,
+                pattern_sums,
             )
             del block, probability  # the largest arrays, before volumes are made
         self.buffers.release()
@@ -223,11 +273,11 @@ class PixelEngine:
         beta: NDArray[np.float32],
         log_reference: NDArray[np.float64],
         log_prior: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], Posterior]:
-        """E-step of one block: probabilities [D, C] and what they say of each frame."""
+    ) -> tuple[Any, Any, Posterior]:
+        """E-step of one block: P [D, C], photons expected [C], and what P says of each frame."""
         n_frames, n_rotations = block.stop - block.start, len(grid.quats)
         ll = self.buffers("ll", n_frames, len(log_prior))
-        total = np.empty(len(log_prior))
+        total = self.backend.empty(len(log_prior), np.float64)
         span = slice(block.start, block.stop)
         scores = Scores(self, block, state, log_reference, self.buffers, self.settings.threads)
         for mode, volume in enumerate(model.volumes):
@@ -247,8 +297,8 @@ class PixelEngine:
         with self.timer("posterior"):
             result = kernels.posterior(
                 ll,
-                beta,
-                log_prior,
+                self.backend.to_device(beta),
+                self.backend.to_device(log_prior),
                 total,
                 prior_power=beta if dragonfly else None,
                 cut=3 * CUT if dragonfly else CUT,
@@ -256,8 +306,9 @@ class PixelEngine:
             )
             if dragonfly:
                 _prune_as_dragonfly(ll)
+            result = Posterior(*map(self.backend.to_host, result))
         constant = scores.constant(block, state.fluence[span])
-        return ll, result._replace(expected_ll=result.expected_ll + constant)
+        return ll, total, result._replace(expected_ll=result.expected_ll + constant)
 
     def _update_state(
         self,
@@ -303,7 +354,8 @@ class PixelEngine:
         model: Model,
         grid: Grid,
         state: FrameState,
-        probability: NDArray[np.float32],
+        probability: Any,
+        total: Any,
         old_fluence: NDArray[np.float32],
         accumulators: list[Accumulator],
         pattern_sums: NDArray[np.float64],
@@ -319,6 +371,7 @@ class PixelEngine:
             probability,
             fluence,
             old_fluence,
+            total,
             self.buffers,
             self.settings.threads,
         )
@@ -344,11 +397,14 @@ class PixelEngine:
         The mode of each frame stays; fixed patterns and their frames stay as they are. Cost: K
         slices per frame. Returns as `iterate`.
         """
+        if self.backend is not CPU:
+            on_cpu = PixelEngine(self.frames, self.layout, replace(self.settings, backend=CPU))
+            on_cpu.timer = self.timer
+            return on_cpu.refine(model, local, state, prior_profile, progress)
         log_reference = self._log_reference(model)
         accumulators = [Accumulator(model.size) for _ in model.volumes]
-        padded = _padded(log_reference, self.layout.n_rows)
         with ThreadPoolExecutor(self.settings.threads) as pool:
-            for block in self._blocks(len(local), padded):
+            for block in self._blocks(len(local), log_reference):
                 if progress:
                     progress("refine", block.start / self.frames.n_frames)
                 work = Refinement(self, model, local, state, log_reference)
@@ -360,24 +416,25 @@ class PixelEngine:
 
     def merge(
         self,
-        slices: NDArray[np.float32],
-        exposures: NDArray[np.float32],
-        pixel_weights: NDArray[np.float32],
+        slices: Any,
+        exposures: Any,
+        pixel_weights: Any,
         quats: NDArray[np.float64],
         accumulator: Accumulator,
     ) -> None:
         """Scatter slices and exposures, at all symmetry-equivalent orientations."""
         with self.timer("merge"):
             for rotated in symmetric_copies(quats, self.settings.symmetry):
-                _core.ewald_merge(
+                self.backend.run(
+                    "ewald_merge",
                     slices,
                     exposures,
                     pixel_weights[None],
-                    rotated,
-                    self.layout.q,
+                    self.backend.to_device(rotated),
+                    self.on_device.q,
                     not self.settings.dragonfly,
                     accumulator.pairs,
-                    self.settings.threads,
+                    threads=self.settings.threads,
                 )
 
     def _new_model(

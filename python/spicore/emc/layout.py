@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .._dispatch import CPU, CpuBackend, CudaBackend
 from ..errors import InputError
 from .kernels import Photons, sort_photons
 
@@ -69,11 +70,12 @@ class PixelLayout:
         self.exposure = detector.correction[self.pixel].astype(np.float32)
         self.q_abs = q_abs[self.pixel]
 
-    def photons(self, block: SparseFrames, threads: int) -> Photons:
-        """Renumber and sort a block of sparse frames."""
-        return sort_photons(
-            block.offset, block.pixel, block.count, self.row_of, self.n_orient, threads=threads
-        )
+    def photons(
+        self, block: SparseFrames, threads: int, backend: CpuBackend | CudaBackend = CPU
+    ) -> Photons:
+        """Renumber and sort a block of sparse frames, where the backend has its arrays."""
+        arrays = block.offset, block.pixel, block.count, self.row_of
+        return sort_photons(*map(backend.to_device, arrays), self.n_orient, threads=threads)
 
     def tile_size(self, budget: int = 12 << 20) -> int:
         """Orientations whose tomograms fit in `budget` bytes: whole panels, 32 to 1024.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._dispatch import CPU
 from . import kernels
-from .kernels import LANES
+from .kernels import LANES, converted
 from .model import Accumulator
 from .score import pattern_panels
 from .state import Block, Buffers, FrameState
@@ -30,38 +31,45 @@ class Merger:
         engine: PixelEngine,
         block: Block,
         state: FrameState,
-        probability: NDArray[np.float32],
+        probability: Any,
         fluence: NDArray[np.float32],
         old_fluence: NDArray[np.float32],
+        total: Any,
         buffers: Buffers,
         threads: int,
     ) -> None:
         self.engine, self.block, self.state = engine, block, state
         self.layout, self.buffers, self.threads = engine.layout, buffers, threads
-        self.probability, self.old_fluence = probability, old_fluence
+        self.probability, self.old_fluence, self.total = probability, old_fluence, total
+        self.backend = backend = engine.backend
         power = fluence**2 if engine.gaussian else fluence
-        self.exposures = power @ probability  # [C]: sum_d P fluence
+        self.exposures = backend.to_device(power) @ probability  # [C]: sum_d P fluence
+        self.host_exposures = backend.to_host(self.exposures)
         if engine.settings.dragonfly:
             probability[probability <= DRAGONFLY_FLOOR] = 0.0
         self.photons = block.photons
-        self.pixel_weights = self.layout.exposure
+        self.pixel_weights = engine.on_device.exposure
         if engine.gaussian:  # least squares: photons e fluence over e^2 fluence^2
-            self.photons = block.photons * fluence[:, None]
-            self.pixel_weights = self.layout.exposure**2
-        self.signal = np.zeros(block.stop - block.start)
-        self.expected_total = np.zeros(block.stop - block.start)
+            self.photons = block.photons * backend.to_device(fluence)[:, None]
+            self.pixel_weights = engine.on_device.exposure**2
+        self.signal, self.expected_total = (
+            backend.zeros(block.stop - block.start, np.float64) for _ in range(2)
+        )
 
-    def slices(
-        self, first: int, n: int, tomograms: Callable[[], tuple[NDArray, NDArray]]
-    ) -> NDArray[np.float32]:
+    def slices(self, first: int, n: int, tomograms: Callable[[], Any]) -> Any:
         """Posterior-weighted photons [n, T] of the columns from `first` on."""
-        background = None
+        background, to_device = None, self.backend.to_device
         if self.engine.background is not None:
-            panels, total = tomograms()
-            span = slice(self.block.start, self.block.stop)
-            scale = self.state.background_scale[span]
-            background = (panels, self.old_fluence, self.engine.background, scale)
-            self.expected_total += self.probability[:, first : first + n] @ total
+            scale = self.state.background_scale[self.block.start : self.block.stop]
+            background = (
+                tomograms(),
+                to_device(self.old_fluence),
+                self.engine.on_device.background,
+                to_device(scale),
+            )
+            columns = slice(first, first + n)
+            probability = converted(self.backend, self.probability[:, columns], np.float64)
+            self.expected_total += probability @ self.total[columns]
         with self.engine.timer("compress"):
             slices, signal = kernels.compress(
                 self.probability,
@@ -71,20 +79,27 @@ class Merger:
                 first,
                 background=background,
                 out=self.buffers("slices", n, self.layout.n_rows),
-                scratch=self.buffers("scratch", self.threads, self.layout.n_rows, LANES),
+                scratch=self.scratch(),
                 threads=self.threads,
             )
         if signal is not None:
             self.signal += signal
         if self.engine.gaussian:
-            slices *= self.layout.exposure
+            slices *= self.engine.on_device.exposure
         return slices
 
-    def volume(self, volume: NDArray, accumulator: Accumulator, quats: NDArray, first: int) -> None:
+    def scratch(self) -> Any:
+        """Return what `compress` works in; on a GPU nothing."""
+        if self.backend is not CPU:
+            return None
+        return self.buffers("scratch", self.threads, self.layout.n_rows, LANES)
+
+    def volume(self, volume: Any, accumulator: Accumulator, quats: NDArray, first: int) -> None:
         """Merge one tile of orientations."""
-        exposures = np.ascontiguousarray(self.exposures[first : first + len(quats)])
-        if not exposures.any():
+        columns = slice(first, first + len(quats))
+        if not self.host_exposures[columns].any():
             return
+        exposures = self.backend.contiguous(self.exposures[columns])
         slices = self.slices(first, len(quats), lambda: self.tomograms(volume, quats))
         pixel_weights = self.pixel_weights
         if self.engine.settings.dragonfly:
@@ -95,25 +110,21 @@ class Merger:
             pixel_weights = np.ones_like(pixel_weights)
         self.engine.merge(slices, exposures, pixel_weights, quats, accumulator)
 
-    def tomograms(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
-        """Linear tomograms on all rows, and their sums over the rows that orient."""
-        panels, _ = self.engine.expand(
-            volume, quats, self.layout.q, None, self.buffers, self.threads
-        )
-        sums = panels[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64).ravel()
-        return panels, sums[: len(quats)]
+    def tomograms(self, volume: Any, quats: NDArray) -> Any:
+        """Linear tomograms on all rows."""
+        q = self.engine.on_device.q
+        return self.engine.expand(volume, quats, q, None, self.buffers, self.threads)[0]
 
     def patterns(self, patterns: NDArray, sums: NDArray[np.float64], first: int) -> None:
         """Add to the photons and exposures [2, K, T] of the fixed patterns."""
         n = len(patterns)
         slices = self.slices(first, n, lambda: self._pattern_panels(patterns))
-        sums[0] += slices
-        sums[1] += np.outer(self.exposures[first : first + n], self.pixel_weights)
+        sums[0] += self.backend.to_host(slices)
+        exposures = self.host_exposures[first : first + n]
+        sums[1] += np.outer(exposures, self.backend.to_host(self.pixel_weights))
 
-    def _pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
-        tomograms = patterns * self.layout.exposure
-        sums = tomograms[:, : self.layout.n_orient].sum(axis=1, dtype=np.float64)
-        return pattern_panels(tomograms), sums
+    def _pattern_panels(self, patterns: NDArray) -> Any:
+        return self.backend.to_device(pattern_panels(patterns * self.layout.exposure))
 
     def finish(self) -> None:
         """With a background: share each frame's photons between signal and background."""
@@ -121,8 +132,9 @@ class Merger:
             return
         span = slice(self.block.start, self.block.stop)
         background = self.engine.background[: self.layout.n_orient].sum(dtype=np.float64)
-        rest = np.maximum(self.block.n_photons - self.signal, 0.0)
+        signal = self.backend.to_host(self.signal)
+        rest = np.maximum(self.block.n_photons - signal, 0.0)
         self.state.background_scale[span] = np.maximum(rest / max(background, 1e-30), 1e-6)
         if self.engine.settings.fluence:
-            total = np.maximum(self.expected_total, 1e-30)
-            self.state.fluence[span] = np.maximum(self.signal / total, 1e-6)
+            total = np.maximum(self.backend.to_host(self.expected_total), 1e-30)
+            self.state.fluence[span] = np.maximum(signal / total, 1e-6)

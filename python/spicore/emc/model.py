@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._dispatch import CPU, CpuBackend, CudaBackend
 from .._validate import InputError
 
 
@@ -78,18 +80,28 @@ class Model:
 class Accumulator:
     """Merged photons and exposure of one volume [N, N, N, 2], folded to the half x >= 0.
 
-    The other half of the array is never touched, so it never becomes resident.
+    The other half of the array is never touched, so in host memory it never becomes resident.
     """
 
-    def __init__(self, size: int) -> None:
-        self.pairs = np.zeros((size, size, size, 2), np.float64)
+    def __init__(self, size: int, backend: CpuBackend | CudaBackend = CPU) -> None:
+        self.backend = backend
+        with backend.device:
+            self.pairs: Any = backend.zeros((size, size, size, 2), np.float64)
 
-    def plane(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return photons and exposure [N, N] of the plane x = k >= 0, Friedel mates added."""
-        plane = self.pairs[len(self.pairs) // 2 + k]
-        if k == 0:  # both mates lie in this plane
-            plane = plane + plane[::-1, ::-1]
-        return plane[..., 0], plane[..., 1]
+    def planes(
+        self,
+    ) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield (k, |x| rounded, photons, exposure), all [N, N], of the planes x = k >= 0.
+
+        Friedel mates are added. From a GPU the half is copied.
+        """
+        size = len(self.pairs)
+        half = self.backend.to_host(self.pairs[size // 2 :])
+        for k, index in radius_planes(size):
+            plane = half[k]
+            if k == 0:  # both mates lie in this plane
+                plane = plane + plane[::-1, ::-1]
+            yield k, index, plane[..., 0], plane[..., 1]
 
 
 def complete(volumes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -110,8 +122,7 @@ def estimate(
     """
     size = len(accumulator.pairs)
     intensity, weight = (np.empty((size, size, size), np.float32) for _ in range(2))
-    for k, index in radius_planes(size):
-        photons, exposure = accumulator.plane(k)
+    for k, index, photons, exposure in accumulator.planes():
         denominator = exposure + prior
         value = photons + prior * at_radius(profile, index)
         value = np.divide(value, denominator, out=np.zeros_like(value), where=denominator > 0)

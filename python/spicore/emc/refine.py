@@ -86,7 +86,7 @@ class Refinement:
         new = state.fluence[d : d + 1]
         p[p < KEPT * p.max()] = 0.0
         p /= p.sum()
-        merger = Merger(engine, block, state, p, new, old, buffers, threads=1)
+        merger = Merger(engine, block, state, p, new, old, total, buffers, threads=1)
         slices = merger.slices(0, len(quats), lambda: merger.tomograms(volume, quats))
         merger.finish()
         kept = np.flatnonzero(p[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .kernels import LANES
+from .kernels import LANES, converted
 from .state import Block, Buffers, FrameState
 
 if TYPE_CHECKING:
@@ -36,47 +36,55 @@ class Scores:
         buffers: Buffers,
         threads: int,
     ) -> None:
-        layout, settings = engine.layout, engine.settings
+        layout, settings, backend = engine.layout, engine.settings, engine.backend
         self.engine, self.buffers, self.threads = engine, buffers, threads
         self.centre = float(np.exp(log_reference).sum())
         rows = slice(0, layout.n_orient)
-        self.q = np.ascontiguousarray(layout.q[:, rows])
         self.exposure = layout.exposure[rows]
-        self.reference = log_reference.astype(np.float32)
+        self.log_reference = log_reference.astype(np.float32)
+        self.reference = backend.to_device(self.log_reference)
         self.linear = engine.gaussian or engine.background is not None
-        self.fluence = state.fluence[block.start : block.stop]
+        fluence = state.fluence[block.start : block.stop]
         self.photons = block.photons
         self.background = None
         if engine.gaussian:
             # (x - fluence W)^2 / 2 sigma^2 without its x^2 term, in the form of `maximize`
             variance = np.float32(settings.gaussian_sigma**2)
-            self.photons = block.photons[:, rows] * (self.fluence / variance)[:, None]
-            self.fluence = self.fluence**2 / variance
+            factor = backend.to_device(fluence / variance)
+            self.photons = block.photons[:, rows] * factor[:, None]
+            fluence = fluence**2 / variance
         elif engine.dense:
-            self.photons = np.ascontiguousarray(block.photons[:, rows])
+            self.photons = backend.contiguous(block.photons[:, rows])
+        self.fluence = backend.to_device(fluence)
         if engine.background is not None:
-            scale = state.background_scale[block.start : block.stop]
-            self.background = (engine.background[rows], scale, self.reference)
+            self.scale = state.background_scale[block.start : block.stop]
+            scale = backend.to_device(self.scale)
+            self.background = (engine.on_device.background[rows], scale, self.reference)
 
-    def expand(self, volume: NDArray, quats: NDArray) -> tuple[NDArray, NDArray]:
+    def expand(self, volume: Any, quats: NDArray) -> tuple[Any, Any]:
         reference = None if self.linear else self.reference
-        return self.engine.expand(volume, quats, self.q, reference, self.buffers, self.threads)
+        q = self.engine.on_device.q_orient
+        return self.engine.expand(volume, quats, q, reference, self.buffers, self.threads)
 
-    def pattern_panels(self, patterns: NDArray) -> tuple[NDArray, NDArray]:
+    def pattern_panels(self, patterns: NDArray) -> tuple[Any, Any]:
         """Panels of the fixed patterns, as `expand` makes them of a volume."""
         tomograms = patterns[:, : len(self.exposure)] * self.exposure
         sums = tomograms.sum(axis=1, dtype=np.float64)
         if not self.linear:
-            tomograms = np.log(np.maximum(tomograms, 1e-36)) - self.reference
-        return pattern_panels(tomograms), sums
+            tomograms = np.log(np.maximum(tomograms, 1e-36)) - self.log_reference
+        to_device = self.engine.backend.to_device
+        return to_device(pattern_panels(tomograms)), to_device(sums)
 
-    def maximize(self, panels: NDArray, sums: NDArray, ll: NDArray, first: int) -> NDArray:
+    def maximize(self, panels: Any, sums: Any, ll: Any, first: int) -> Any:
         """Write the columns from `first` on; return the total of each orientation."""
-        n = len(sums)
+        backend, n = self.engine.backend, len(sums)
         if self.engine.gaussian:
-            squares = np.einsum("ptl,ptl->pl", panels, panels, dtype=np.float64)
+            squares = backend.empty((len(panels), LANES), np.float64)
+            for square, panel in zip(squares, panels, strict=True):
+                square[:] = (converted(backend, panel, np.float64) ** 2).sum(0)
             sums = 0.5 * squares.ravel()[:n]
-        offset = (sums - (0.0 if self.engine.gaussian else self.centre)).astype(np.float32)
+        centre = 0.0 if self.engine.gaussian else self.centre
+        offset = converted(backend, sums - centre, np.float32)
         kernels.maximize(
             panels,
             self.photons,
@@ -97,5 +105,5 @@ class Scores:
         constant = block.constant - phi * self.centre
         if self.background is None:
             return constant + block.n_photons * np.log(phi)
-        background, scale, _ = self.background
-        return constant - scale * background.sum(dtype=np.float64)
+        background = self.engine.background[: len(self.exposure)]
+        return constant - self.scale * background.sum(dtype=np.float64)
