@@ -16,7 +16,7 @@ from spicore.errors import InputError
 
 pytestmark = [pytest.mark.usefixtures("column"), gpu_only]
 
-N_FRAMES = 70  # two blocks of the smallest size, of 64 frames
+N_FRAMES = 66  # two blocks of the smallest size, of 64 frames
 
 CASES = {
     "counts": {},
@@ -54,7 +54,7 @@ class Experiment:
         rng = np.random.default_rng(0)
         noise = rng.uniform(0.02, 0.3, detector.n_pixels) if background else None
         self.frames, _ = simulate.frames(
-            volume, detector, N_FRAMES, 150, seed=1, fluence_spread=0.1, background=noise
+            volume, detector, N_FRAMES, 100, seed=1, fluence_spread=0.1, background=noise
         )
         if gaussian:
             values = self.frames.dense(0, N_FRAMES)
@@ -64,7 +64,7 @@ class Experiment:
             fluence=fluence, dragonfly=False, prior=0.1, gaussian_sigma=1.5, block_bytes=1,
             threads=2, symmetry=orientations.point_group(symmetry), background=noise,
         )  # fmt: skip
-        quats = rng.normal(size=(70, 4))  # in a regular grid some are equivalent
+        quats = rng.normal(size=(45, 4))  # in a regular grid some are equivalent
         quats /= np.linalg.norm(quats, axis=1, keepdims=True)
         self.grid = Grid(quats, np.full(len(quats), 1 / len(quats)))
         shape = (n_modes, *volume.shape)
@@ -138,9 +138,14 @@ def test_the_scale_of_the_model(detector, volume):
     assert got == pytest.approx(want, rel=1e-6)
 
 
-def test_refinement_runs_on_the_cpu(detector, volume):
-    experiment = Experiment(detector, volume)
-    local = orientations.grid600(6)[0][:9]
+REFINED = {name: CASES[name] for name in CASES if "pattern" in name}  # and frames that stay
+
+
+@pytest.mark.parametrize("options", REFINED.values(), ids=REFINED)
+def test_refinement_is_that_of_the_cpu(options, detector, volume):
+    """Frames in tiles, where the CPU takes them one by one."""
+    experiment = Experiment(detector, volume, **options)
+    local = orientations.local_grid(20.0, 17.0)
     assert_agree(experiment.run(backend(), local), experiment.run(_dispatch.CPU, local))
 
 

@@ -26,7 +26,7 @@ from .model import (
     interpolated,
     stacked,
 )
-from .refine import Refinement, batches
+from .refine import Refinement
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
 
@@ -70,8 +70,8 @@ class PixelEngine:
     block holds a thousand frames.
 
     On a GPU (`Settings.backend`) frames are sorted, oriented and merged there, blocks coming from
-    the host one by one; the model is updated on the host, and `refine`, whose frames are single,
-    runs there altogether. The timer then counts what the host waits for.
+    the host one by one; the model is updated on the host. The timer then counts what the host
+    waits for.
 
     Raises
     ------
@@ -397,20 +397,18 @@ class PixelEngine:
         The mode of each frame stays; fixed patterns and their frames stay as they are. Cost: K
         slices per frame. Returns as `iterate`.
         """
-        if self.backend is not CPU:
-            on_cpu = PixelEngine(self.frames, self.layout, replace(self.settings, backend=CPU))
-            on_cpu.timer = self.timer
-            return on_cpu.refine(model, local, state, prior_profile, progress)
         log_reference = self._log_reference(model)
-        accumulators = [Accumulator(model.size) for _ in model.volumes]
+        accumulators = [Accumulator(model.size, self.backend) for _ in model.volumes]
+        there = replace(model, volumes=self.backend.to_device(model.volumes))
         with ThreadPoolExecutor(self.settings.threads) as pool:
             for block in self._blocks(len(local), log_reference):
                 if progress:
                     progress("refine", block.start / self.frames.n_frames)
-                work = Refinement(self, model, local, state, log_reference)
-                for batch in batches(block, 16):
-                    merged = [m for m in pool.map(work, batch) if m is not None]
-                    work.merge(merged, accumulators)
+                work = Refinement(self, there, local, state, log_reference)
+                if self.backend is CPU:
+                    work.one_by_one(block, pool, accumulators)
+                else:
+                    work.together(block, accumulators)
         with self.timer("update"):
             return self._new_model(accumulators, None, prior_profile, state, model)
 
