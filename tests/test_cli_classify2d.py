@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from spicore import Detector, emc, simulate
+from spicore import Detector, _dispatch, emc, simulate
+from spicore._dispatch import CudaStatus
 from spicore.cli import _options, main
 
 SHORT = ["--classes", "3", "--iterations", "3"]
@@ -105,6 +106,13 @@ def test_bad_options(data, tmp_path, capsys, kind):
     make, text = OPTIONS[kind]
     line = refused(capsys, *words(data, tmp_path / "run", *SHORT), *make(tmp_path))
     assert re.search(text, line), line
+    assert not (tmp_path / "run" / "classes.h5").exists()
+
+
+def test_a_device_that_is_not_there(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(False, False, "no GPU"))
+    argv = words(data, tmp_path / "run", *SHORT)
+    assert refused(capsys, *argv, "--device", "cuda") == "device is cuda, but: no GPU"
     assert not (tmp_path / "run" / "classes.h5").exists()
 
 

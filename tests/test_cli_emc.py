@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from spicore import Detector, emc, simulate
+from spicore import Detector, _dispatch, emc, simulate
+from spicore._dispatch import CudaStatus
 from spicore.cli import _options, _progress, info, main
 from spicore.errors import InputError
 from spicore.io import files
@@ -453,6 +454,20 @@ def test_resume_of_nothing_and_of_rubbish(data, tmp_path, capsys):
     assert "result.h5 must be a result of 'spicore emc', it is other HDF5" in line
     write(tmp_path / "result.h5", "no HDF5")
     assert "result.h5" in refused(capsys, *words(data, tmp_path, "--resume"))
+
+
+def test_a_device_that_is_not_there(data, tmp_path, capsys, monkeypatch):
+    """The result that is there stays."""
+    monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(False, False, "no GPU"))
+    out = tmp_path / "run"
+    assert main(words(data, out, "--num-div", 1, "--iterations", 1)) == 0
+    before = (out / "result.h5").read_bytes()
+    capsys.readouterr()
+    line = refused(capsys, *words(data, out, "--overwrite", "--device", "cuda"))
+    assert line == "device is cuda, but: no GPU"
+    assert (out / "result.h5").read_bytes() == before
+    assert main(words(data, out, "--device", "tpu")) == 2
+    assert "invalid choice: 'tpu'" in capsys.readouterr().err
 
 
 # The frame around the commands

@@ -57,6 +57,16 @@ def add_run_options(parser: argparse.ArgumentParser, *, resume: bool) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="that iterates; cuda: one GPU [cpu]",
+    )
+
+
 def config_values(args: argparse.Namespace, config: type[Options] = Config) -> dict[str, Any]:
     """Return the options that were given: in the file of --config, then on the command line."""
     values = {} if args.config is None else _read_toml(args.config, config)

@@ -66,6 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--distance", type=float, metavar="M", help="metres, replaces clen of a .geom file"
     )
     _options.add_run_options(parser, resume=False)
+    _options.add_device_option(parser)
     _options.add_config_options(parser, emc.ClassifyConfig, "options of the classification")
     parser.set_defaults(run=run)
     return parser
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
                 out=out,
                 blacklist=dropped,
                 threads=threads,
+                device=args.device,
                 on_iteration=reporter.on_iteration,
                 on_progress=reporter.on_progress,
             )

@@ -80,6 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--distance", type=float, metavar="M", help="metres, replaces clen of a .geom file"
     )
     _options.add_run_options(parser, resume=True)
+    _options.add_device_option(parser)
     _options.add_config_options(parser)
     parser.set_defaults(run=run)
     return parser
@@ -109,9 +110,17 @@ def run(args: argparse.Namespace) -> int:
         for rest in folder.glob(f"{RESULT}.*.tmp"):  # of a run that was killed while writing
             rest.unlink(missing_ok=True)
 
-    _introduce(frames, detector, config, threads, saved)
+    _introduce(frames, detector, config, threads, args.device, saved)
     return reconstruct(
-        frames, detector, config, folder, threads=threads, resumes=saved, begin=begin, **start
+        frames,
+        detector,
+        config,
+        folder,
+        threads=threads,
+        device=args.device,
+        resumes=saved,
+        begin=begin,
+        **start,
     )
 
 
@@ -122,6 +131,7 @@ def reconstruct(
     folder: Path,
     *,
     threads: int,
+    device: str = "cpu",
     resumes: emc.Result | None = None,
     begin: Callable[[], None] | None = None,
     **start: Any,
@@ -156,6 +166,7 @@ def reconstruct(
                 out=out,
                 resume=resumes is not None,
                 threads=threads,
+                device=device,
                 on_iteration=reporter.on_iteration,
                 on_progress=on_progress,
                 **start,
@@ -252,13 +263,14 @@ def _introduce(
     detector: Detector,
     config: emc.Config,
     threads: int,
+    device: str,
     saved: emc.Result | None,
 ) -> None:
     size = config.size or detector.size
     print(
         f"spicore {__version__}: {frames.n_frames:,} frames of {frames.n_pixels:,} pixels, "
         f"volume {size}^3\n{config.engine} engine, {_core.simd()}, "
-        f"{threads} thread{'s' if threads > 1 else ''}",
+        f"{threads} thread{'s' if threads > 1 else ''}{', one GPU' if device == 'cuda' else ''}",
         file=sys.stderr,
     )
     if saved is not None:

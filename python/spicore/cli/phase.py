@@ -75,12 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--voxel-size", type=float, metavar="Q", help="of INPUT, in 1/A [as the file tells]"
     )
     _options.add_run_options(parser, resume=True)
-    parser.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="that iterates; cuda: one GPU [cpu]",
-    )
+    _options.add_device_option(parser)
     _options.add_config_options(parser, phasing.Config, "options of the phase retrieval")
     parser.set_defaults(run=run)
     return parser
