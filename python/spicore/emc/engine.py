@@ -118,8 +118,7 @@ class PixelEngine:
 
     def _frames_per_block(self, n_columns: int) -> int:
         row = 4 * max(n_columns, self.layout.n_rows if self.dense else 0)
-        block = self.backend.block_bytes(self.settings.block_bytes)
-        return int(np.clip(block // row, 64, self.frames.n_frames + 63))
+        return int(np.clip(self.settings.block_bytes // row, 64, self.frames.n_frames + 63))
 
     def _blocks(self, n_columns: int, log_reference: NDArray[np.float64]) -> Iterator[Block]:
         if self.gaussian:
