@@ -24,8 +24,8 @@ from spicore._dispatch import CudaStatus, cuda_status
 from spicore.errors import CudaError, InputError, SpicoreError
 
 OPERATIONS = {
-    "compress", "correlate", "ewald_merge", "ewald_slice", "expand", "maximize", "phase",
-    "polar_frames", "polar_views", "posterior", "sort_photons",
+    "accumulate", "compress", "correlate", "ewald_merge", "ewald_slice", "expand", "maximize",
+    "phase", "polar_frames", "polar_views", "posterior", "sort_photons",
 }  # fmt: skip
 """Every operation that has a GPU side."""
 

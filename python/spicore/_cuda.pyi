@@ -196,3 +196,15 @@ def match(
     stream: int,
     /,
 ) -> None: ...
+def accumulate(
+    terms: tuple[Any, Any, Any, Any],
+    photons: _Photons,
+    fluence: Any,
+    n_angles: int,
+    mirrors: int,
+    work: Any,
+    tomograms: Any,
+    exposures: Any,
+    stream: int,
+    /,
+) -> None: ...
