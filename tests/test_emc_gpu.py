@@ -13,6 +13,7 @@ from spicore.emc import ClassifyConfig, Config, classify2d, reconstruct
 from spicore.emc.polar import engine as engine_module
 from spicore.emc.polar.engine import Arithmetics
 from spicore.emc.state import FrameState
+from spicore.errors import InputError
 from spicore.matching import match
 
 pytestmark = [
@@ -20,6 +21,7 @@ pytestmark = [
     pytest.mark.parametrize("column", ["cuda-emulated", "cuda-torch", "cuda-cupy"], indirect=True),
 ]
 
+DEVICES = ("cpu", "cuda")
 FLOAT32 = Arithmetics("float32", "float32")
 
 
@@ -152,10 +154,27 @@ def test_a_run_is_that_of_the_cpu(frames, detector, tmp_path, monkeypatch):
     assert relative(other.intensity, want.intensity) > 1e-2
 
 
+def test_a_run_on_exact_pixels_is_that_of_the_cpu(frames, detector):
+    """With a local refinement. The control: another seed."""
+    config = quick(engine="pixel", iterations=2, refine=1, half_sets=False, tolerance=1.0)
+    want, got = (reconstruct(frames, detector, config, threads=2, device=d) for d in DEVICES)
+    assert len(got.history["iteration"]) == 2
+    assert relative(got.intensity, want.intensity) < 1e-3
+    np.testing.assert_allclose(got.log_likelihood, want.log_likelihood, rtol=1e-3)
+    config = replace(config, seed=1, iterations=1)
+    other = reconstruct(frames, detector, config, threads=2, device="cuda")
+    assert relative(other.intensity, want.intensity) > 1e-2
+
+
+def test_what_only_the_cpu_does_is_refused(frames, detector):
+    with pytest.raises(InputError, match=r'merge = "dragonfly" runs on the CPU only'):
+        reconstruct(frames, detector, quick(merge="dragonfly", fluence=False), device="cuda")
+
+
 def test_classes_are_those_of_the_cpu(frames, detector):
     """The control: another seed."""
     config = ClassifyConfig(n_classes=2, n_angles=32, iterations=2)
-    want, got = (classify2d(frames, detector, config, threads=2, device=d) for d in ("cpu", "cuda"))
+    want, got = (classify2d(frames, detector, config, threads=2, device=d) for d in DEVICES)
     for name in ("averages", "occupancy", "fluence", "log_likelihood", "mutual_information"):
         a, b = getattr(got, name), getattr(want, name)
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.nanmax(np.abs(b)), err_msg=name)
@@ -167,7 +186,7 @@ def test_classes_are_those_of_the_cpu(frames, detector):
 @pytest.mark.parametrize("score", ["poisson", "correlation"])
 def test_matches_are_those_of_the_cpu(score, frames, detector, volume):
     options = {"score": score, "spacing": 30.0, "threads": 2}
-    want, got = (match(frames, detector, volume, **options, device=d) for d in ("cpu", "cuda"))
+    want, got = (match(frames, detector, volume, **options, device=d) for d in DEVICES)
     scale = np.ptp(want.score)
     for name, a, b in zip(got._fields, got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale, err_msg=name)

@@ -127,8 +127,8 @@ def reconstruct(
     threads : int, optional
         Default: all cores. Results do not depend on it.
     device : {"cpu", "cuda"}
-        "cuda": iterations of the polar engine run on the current GPU, on arrays of torch or CuPy.
-        The pixel engine and local refinements stay on the CPU.
+        "cuda": iterations run on the current GPU, on arrays of torch or CuPy; Dragonfly's merge is
+        refused.
     on_iteration, on_progress : callable, optional
         Called after each iteration with an `Iteration`, and during it with a stage name and
         the fraction done.

@@ -414,7 +414,7 @@ class PolarEngine:
         self.occupancy = by_mode[:, : len(grid.views)].sum(axis=(0, 2, 3))
         accumulators = []
         for mode in range(n_modes):
-            pairs = backend.zeros((size, size, size, 2), np.float64)
+            accumulators.append(Accumulator(size, backend))
             for first in range(0, len(grid.views), 64):
                 quats = all_quats[first : first + 64]
                 used = by_mode[mode, first : first + len(quats)].any(axis=(1, 2))
@@ -424,9 +424,8 @@ class PolarEngine:
                 used = backend.to_device(used)
                 rows = slice(mode * per_mode + first, mode * per_mode + first + len(quats))
                 exposure = self._turned(spectrum, turns[rows][used])
+                pairs = accumulators[-1].pairs
                 self._scatter(tomograms[rows][used], exposure, quats[used], q, pairs)
-            accumulators.append(Accumulator(size))
-            accumulators[-1].pairs = backend.to_host(pairs)
         return accumulators
 
     def _turned(self, spectrum: Any, turns: Any) -> Any:
