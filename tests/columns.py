@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from fake_cupy import fake_cupy
+from fake_torch import fake_torch
 
 import spicore as sp
 from spicore import _core, _dispatch
@@ -119,20 +120,25 @@ def _on_cuda(name: str) -> Column:
         return Column(name, pytest.importorskip(name))
 
 
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> Column:
-    """CUDA's kernels on the CPU. They show that the code computes the right thing, nothing of
-    speed, and few of the races that hardware would show."""
+def _emulated(kind: str, monkeypatch: pytest.MonkeyPatch) -> Column:
+    """CUDA's kernels on the CPU, with arrays like CuPy's ("cuda") or with torch's.
+
+    They show that the code computes the right thing, nothing of speed, and few of the races that
+    hardware would show.
+    """
     try:
         module = importlib.import_module("spicore._emulated")
     except ModuleNotFoundError:
         pytest.skip("CUDA: built without its emulation (SPICORE_EMULATE=OFF)")
-    cupy = fake_cupy()
+    if kind == "torch":
+        pytest.importorskip("torch")
+    library = fake_torch() if kind == "torch" else fake_cupy()
     monkeypatch.setitem(sys.modules, "torch", None)  # it would be tried first, for seconds
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, library.__name__, library)
     monkeypatch.setitem(sys.modules, "spicore._cuda", module)
     monkeypatch.setattr(sp, "_cuda", module, raising=False)
     monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(True, True, "emulated"))
-    return Column("emulated", cupy)
+    return Column("emulated", library)
 
 
 def columns(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Column]:
@@ -141,7 +147,7 @@ def columns(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Column]:
     if kind == "cpu":
         made = _on_cpu(variant)
     elif variant == "emulated":
-        made = iter([_emulated(monkeypatch)])
+        made = iter([_emulated(kind, monkeypatch)])
     else:
         made = iter([_on_cuda(variant)])
     for column in made:

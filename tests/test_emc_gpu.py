@@ -16,9 +16,10 @@ from spicore.emc.state import FrameState
 from spicore.errors import InputError
 from spicore.matching import match
 
+COLUMNS = ["cuda-emulated", "torch-emulated", "cuda-torch", "cuda-cupy"]
 pytestmark = [
     pytest.mark.usefixtures("column"),
-    pytest.mark.parametrize("column", ["cuda-emulated", "cuda-torch", "cuda-cupy"], indirect=True),
+    pytest.mark.parametrize("column", COLUMNS, indirect=True),
 ]
 
 DEVICES = ("cpu", "cuda")
