@@ -38,14 +38,16 @@ export -f build_modules
 export build architecture
 
 pytest=(python3 -m pytest -q -p no:cacheprovider -W default)
-operations=(tests/test_ewald_slice.py tests/test_ewald_merge.py)
+slices=(tests/test_ewald_slice.py tests/test_ewald_merge.py)
+pixels=(tests/test_{sort_photons,expand,maximize,posterior,compress}.py)
+polar=(tests/test_{polar_frames,polar_views,correlate,accumulate,matching}.py)
 phase=tests/test_phase.py
 # One allocation per tensor, so that a stray access is not inside a neighbour's memory.
 sanitizer=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9)
-small="cuda-torch and (matches_reference or empty or not_finite or weight_zero or friedel)"
+few="matches_reference or empty or not_finite or weight_zero or friedel or no_frames or tails"
 
 mkdir -p "$build" bench/results
-stage build 150 bash -c build_modules
+stage build 130 bash -c build_modules
 [ ${#failed[@]} -eq 0 ] || exit 1
 python3 - <<'EOF' || exit 1
 import sys
@@ -55,22 +57,24 @@ sys.exit(not cuda_status().usable)
 EOF
 gpu=$(python3 -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))')
 
-stage tests 80 "${pytest[@]}" tests/test_cuda.py "${operations[@]}" "$phase" -k cuda \
-  --junitxml="bench/results/${gpu}_tests.xml"
-stage memcheck 60 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "${operations[@]}" -k "$small"
-stage "memcheck phase" 40 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "$phase" \
+stage tests 80 "${pytest[@]}" tests/test_cuda.py "${slices[@]}" "${pixels[@]}" "${polar[@]}" \
+  "$phase" tests/test_emc_gpu.py -k cuda --junitxml="bench/results/${gpu}_tests.xml"
+stage memcheck 60 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "${slices[@]}" "${pixels[@]}" \
+  "${polar[@]}" -k "cuda-torch and ($few)"
+stage "memcheck phase" 25 "${sanitizer[@]}" --tool memcheck "${pytest[@]}" "$phase" \
   -k "cuda-torch and sizes_match and float32"
-stage racecheck 40 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "${operations[@]}" \
-  -k "cuda-torch and matches_reference"
-stage "racecheck phase" 30 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "$phase" \
+stage racecheck 40 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "${slices[@]}" "${pixels[@]}" \
+  "${polar[@]}" -k "cuda-torch and matches_reference"
+stage "racecheck phase" 20 "${sanitizer[@]}" --tool racecheck "${pytest[@]}" "$phase" \
   -k "cuda-torch and sizes_match and float32 and (shape4 or shape10)"
 for operation in ewald_slice ewald_merge; do
-  stage "bench $operation" 20 "${pytest[@]}" "bench/bench_$operation.py" --benchmark-enable \
+  stage "bench $operation" 15 "${pytest[@]}" "bench/bench_$operation.py" --benchmark-enable \
     --benchmark-columns=min,median,rounds \
     --benchmark-json="bench/results/${gpu}_$operation.json"
 done
 
-stage "bench phase" 40 python3 bench/bench_phase_gpu.py --machine "$gpu"
+stage "bench phase" 30 python3 bench/bench_phase_gpu.py --machine "$gpu"
+stage "bench emc" 60 python3 bench/bench_emc_gpu.py --machine "$gpu"
 
 python3 - bench/results/"$gpu"_ewald_*.json <<'EOF'
 import json, sys
