@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "angular.cuh"
-#include "launch.cuh"
+#include "accumulate_products.cuh"
 
 namespace spicore::cuda {
 namespace {
@@ -13,17 +12,6 @@ constexpr std::int64_t kHeldBytes = 72 << 10;
 
 // Enough to keep 132 multiprocessors busy to the end, however unequal the views are.
 constexpr std::int64_t kWantedBlocks = 2048;
-
-struct Task {
-  PosteriorTerms terms;
-  Photons photons;
-  const float *fluence;
-  std::int64_t n_bins;
-  unsigned span;   // orientations of a view
-  unsigned n_held; // bins of a block, whole rings
-  float *tomograms;
-  double *exposures;
-};
 
 // What a block adds up: bins `first` .. first + n - 1 of a view.
 struct Part {
@@ -52,7 +40,7 @@ __device__ void add_photons(const Task &task, const Part &part, unsigned d,
     float count = 0.0f;
     if (i < end) {
       const unsigned row = photons.row[i];
-      bin = row - (row < task.n_bins ? 0 : unsigned(task.n_bins)) - part.first;
+      bin = row - (row < unsigned(task.n_bins) ? 0 : unsigned(task.n_bins)) - part.first;
       count = photons.count[i];
     }
     const unsigned t = bin % A;
@@ -70,7 +58,8 @@ __device__ void add_photons(const Task &task, const Part &part, unsigned d,
 template <int A>
 __device__ void add_terms(const Task &task, const Part &part, std::int64_t i,
                           std::int64_t end) {
-  unsigned orientation = task.span, frame = 0;
+  const unsigned span = task.mirrors * A;
+  unsigned orientation = span, frame = 0;
   float p = 0.0f;
   if (i + threadIdx.x % 32 < end) {
     i += threadIdx.x % 32;
@@ -78,7 +67,7 @@ __device__ void add_terms(const Task &task, const Part &part, std::int64_t i,
     frame = task.terms.frame[i];
     p = task.terms.probability[i];
   }
-  const bool own = orientation < task.span && frame < task.photons.n_frames && p != 0.0f;
+  const bool own = orientation < span && frame < task.photons.n_frames && p != 0.0f;
   if (own && part.first == 0)
     atomicAdd(task.exposures + part.first_orientation + orientation,
               double(p) * task.fluence[frame]);
@@ -90,29 +79,30 @@ __device__ void add_terms(const Task &task, const Part &part, std::int64_t i,
   }
 }
 
-// Grid: views along x, ranges of rings along y, and every gridDim.z-th chunk along z. A
-// block holds its part of the tomogram in shared memory; its warps share the terms of the
-// group and leave those of other views.
-template <class Transform>
+// Grid: views along x, ranges of `n_held` bins along y, and every gridDim.z-th chunk
+// along z. A block holds its part of the tomogram in shared memory; its warps share the
+// terms of the group and leave those of other views.
+template <int A>
 __global__ void __launch_bounds__(kThreads)
-    scatter_kernel(const __grid_constant__ Task task) {
-  constexpr int kWarps = kThreads / 32;
-  const unsigned first = blockIdx.y * task.n_held, left = unsigned(task.n_bins) - first;
-  const Part part{blockIdx.x * task.span, first, left < task.n_held ? left : task.n_held,
+    scatter_kernel(const __grid_constant__ Task task, unsigned n_held) {
+  const unsigned group = blockIdx.x / kViewGroup, first = blockIdx.y * n_held;
+  if (multiplies(task, group))
+    return;
+  const unsigned left = unsigned(task.n_bins) - first;
+  const Part part{blockIdx.x * task.mirrors * A, first, left < n_held ? left : n_held,
                   dynamic_shared<float>()};
   for (unsigned i = threadIdx.x; i < part.n; i += kThreads)
     part.sums[i] = 0.0f;
   __syncthreads();
   for (std::int64_t c = blockIdx.z; c < task.terms.n_chunks; c += gridDim.z) {
-    const std::int64_t *begin =
-        task.terms.begin + c * (task.terms.n_groups + 1) + blockIdx.x / kViewGroup;
+    const std::int64_t *begin = task.begin(c) + group;
     // Chunks may have fewer terms than there are threads: they begin with another warp.
     const unsigned turn = (threadIdx.x / 32 + unsigned(c / gridDim.z)) % kWarps;
     for (std::int64_t i = begin[0] + 32 * turn; i < begin[1]; i += kThreads)
-      add_terms<Transform::A>(task, part, i, begin[1]);
+      add_terms<A>(task, part, i, begin[1]);
   }
   __syncthreads();
-  float *tomogram = task.tomograms + blockIdx.x * task.n_bins + first;
+  float *tomogram = task.tomograms + std::int64_t(blockIdx.x) * task.n_bins + first;
   for (unsigned i = threadIdx.x; i < part.n; i += kThreads)
     if (part.sums[i] != 0.0f)
       atomicAdd(tomogram + i, part.sums[i]);
@@ -120,32 +110,63 @@ __global__ void __launch_bounds__(kThreads)
 
 std::int64_t ceil_div(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 
+template <int A> void scatter(const Exec &exec, const Task &task) {
+  constexpr std::int64_t most = kHeldBytes / (A * sizeof(float));
+  const std::int64_t n_views = task.terms.n_groups * kViewGroup;
+  const std::int64_t n_rings = std::max(task.n_rings, 1);
+  const std::int64_t n_ranges = ceil_div(n_rings, most);
+  const std::int64_t n_held = ceil_div(n_rings, n_ranges) * A;
+  const std::int64_t slices = ceil_div(kWantedBlocks, n_views * n_ranges);
+  const dim3 grid(unsigned(n_views), unsigned(n_ranges),
+                  unsigned(std::min(slices, task.terms.n_chunks)));
+  launch(exec, "accumulate", scatter_kernel<A>, grid, kThreads, n_held * sizeof(float),
+         task, unsigned(n_held));
+}
+
+template <class Transform> void products(const Exec &exec, const Task &task) {
+  constexpr int A = Transform::A;
+  if (task.n_rings == 0 || task.photons.n_frames == 0)
+    return;
+  const auto n_groups = unsigned(task.terms.n_groups), n_rings = unsigned(task.n_rings);
+  const Sharing sharing(task.n_rings);
+  launch(exec, "accumulate", hold_kernel<Transform>, blocks(task.photons.n_frames, 1),
+         kThreads, ring_bytes(A), task);
+  const dim3 grid(n_groups, unsigned(ceil_div(A / 2 + 1, sharing.orders())),
+                  unsigned(ceil_div(n_rings, sharing.rings())));
+  launch(exec, "accumulate", products_kernel<A>, grid, kThreads,
+         sharing.size() * sizeof(float), task, sharing);
+  launch(exec, "accumulate", turn_back_kernel<Transform>, dim3(n_groups, n_rings),
+         kThreads, (A + 2) * kViewStride * sizeof(float), task);
+}
+
 } // namespace
 
 void accumulate(const Exec &exec, const PosteriorTerms &terms, const Photons &photons,
                 const float *fluence, std::int64_t n_angles, std::int64_t mirrors,
-                std::int64_t n_bins, float *, float *tomograms, double *exposures) {
-  const std::int64_t n_views = terms.n_groups * kViewGroup,
-                     n_rings = std::max<std::int64_t>(n_bins / n_angles, 1);
-  if (n_views == 0 || terms.n_chunks == 0)
+                std::int64_t n_bins, float *work, float *tomograms, double *exposures) {
+  if (terms.n_groups == 0 || terms.n_chunks == 0)
     return;
-  const std::int64_t ring_bytes = n_angles * std::int64_t(sizeof(float));
-  const std::int64_t n_ranges = ceil_div(n_rings, kHeldBytes / ring_bytes);
-  const std::int64_t held = ceil_div(n_rings, n_ranges);
-  const std::int64_t slices = ceil_div(kWantedBlocks, n_views * n_ranges);
-  const dim3 grid(unsigned(n_views), unsigned(n_ranges),
-                  unsigned(slices < terms.n_chunks ? slices : terms.n_chunks));
   const Task task{terms,
                   photons,
                   fluence,
-                  n_bins,
-                  unsigned(mirrors * n_angles),
-                  unsigned(held * n_angles),
+                  int(n_angles),
+                  int(mirrors),
+                  int(n_bins),
+                  int(n_bins / n_angles),
+                  work,
+                  accumulate_device_workspace(n_angles, n_bins, terms.n_chunks,
+                                              terms.n_groups, photons.n_frames, 0),
                   tomograms,
                   exposures};
+  check(cudaMemsetAsync(work + task.at.load, 0, terms.n_groups * sizeof(Load),
+                        stream(exec)),
+        "accumulate");
+  const dim3 grid(unsigned(terms.n_groups), blocks(terms.n_chunks, 1));
+  launch(exec, "accumulate", find_runs_kernel, grid, kThreads, 0, task);
   with_angles(n_angles, [&](auto transform) {
-    launch(exec, "accumulate", scatter_kernel<decltype(transform)>, grid, kThreads,
-           std::size_t(held * ring_bytes), task);
+    using Transform = decltype(transform);
+    scatter<Transform::A>(exec, task);
+    products<Transform>(exec, task);
   });
 }
 

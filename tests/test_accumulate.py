@@ -73,9 +73,9 @@ def terms_of(n_frames, n_angles, mirrors, per_view, seed=0, *, chunk=7):
     return listed, pack(*listed, n_angles=n_angles, mirrors=mirrors, chunk=chunk)
 
 
-def problem(form, n_angles, mirrors, n_frames=20):
+def problem(form, n_angles, mirrors, n_frames=20, n_rings=N_RINGS):
     """Arguments of `run`, and the reference's tomograms [V, bins] and exposures."""
-    photons, dense = block(n_frames, n_angles)
+    photons, dense = block(n_frames, n_angles, n_rings=n_rings)
     fluence = np.random.default_rng(1).gamma(4.0, 0.25, n_frames).astype(np.float32)
     listed, terms = terms_of(n_frames, n_angles, mirrors, FORMS[form])
     tomograms, exposures = reference.accumulate(
@@ -141,8 +141,16 @@ def test_products_over_many_frames(n_frames):
     np.testing.assert_allclose(tomograms[:16], np.tile(want, (16, 1)), rtol=20 * EPS)
 
 
-def test_more_rings_than_a_block_holds():
-    """Of shared memory: 72 KB, 36 of these rings."""
+@pytest.mark.parametrize("n_rings", [41, 81, 321])
+def test_products_of_many_rings(n_rings):
+    """On a GPU two, four or eight warps share an order, with 40 rings each."""
+    arguments, want, _ = problem("products", 32, 2, n_frames=6, n_rings=n_rings)
+    tomograms, _ = run(*arguments, n_rings=n_rings)
+    assert np.abs(tomograms - want).max() <= rounding(arguments[0], want)
+
+
+def test_more_rings_than_a_block_scatters_to():
+    """On a GPU, in shared memory: 72 KB, 36 of these rings."""
     photons, dense = block(4, 512, lit=0.01, n_rings=75)
     fluence = np.ones(4, np.float32)
     listed, terms = terms_of(4, 512, 2, 1)
@@ -157,7 +165,6 @@ def test_more_rings_than_a_block_holds():
 # --- what must hold
 
 
-@cpu_only
 def test_the_two_forms_are_used():
     """Scattered whole numbers do not round; products do, so both were run."""
     photons, dense = block(30, 144)

@@ -62,16 +62,20 @@ PosteriorTerms checked_terms(const TermTensors &tensors, std::int64_t n_frames,
   return terms;
 }
 
-// On a GPU tomograms are on chip.
-void check_work(const Tensor<float, 1> &work, const PosteriorTerms &terms,
-                const Photons &photons, std::int64_t n_angles, std::int64_t mirrors,
-                std::int64_t n_bins, const Exec &exec) {
-  if constexpr (!kOnGpu)
-    require(work.shape[0] >= spicore::accumulate_workspace(
-                                 n_angles, mirrors, n_bins, terms.n_groups,
-                                 photons.begin[photons.n_frames], exec.threads)
-                                 .size,
-            "work is smaller than accumulate_workspace");
+void check_work(const Tensor<float, 1> &work, std::int64_t n_terms,
+                const PosteriorTerms &terms, const Photons &photons,
+                std::int64_t n_angles, std::int64_t mirrors, std::int64_t n_bins,
+                const Exec &exec) {
+  std::int64_t size = 0;
+  if constexpr (kOnGpu)
+    size = spicore::accumulate_device_workspace(n_angles, n_bins, terms.n_chunks,
+                                                terms.n_groups, photons.n_frames, n_terms)
+               .size;
+  else
+    size = spicore::accumulate_workspace(n_angles, mirrors, n_bins, terms.n_groups,
+                                         photons.begin[photons.n_frames], exec.threads)
+               .size;
+  require(work.shape[0] >= size, "work is smaller than accumulate_workspace");
 }
 
 } // namespace
@@ -85,6 +89,14 @@ void spicore::bindings::add_accumulate(py::module_ &m) {
     return accumulate_workspace(n_angles, mirrors, n_bins, n_groups, n_photons, threads)
         .size;
   });
+  m.def("accumulate_device_workspace",
+        [](std::int64_t n_angles, std::int64_t n_bins, std::int64_t n_chunks,
+           std::int64_t n_groups, std::int64_t n_frames, std::int64_t n_terms) {
+          require(has_transform(n_angles), "no transform for this number of angles");
+          return accumulate_device_workspace(n_angles, n_bins, n_chunks, n_groups,
+                                             n_frames, n_terms)
+              .size;
+        });
 #endif
   m.def("accumulate",
         [](TermTensors terms, PhotonTensors photons, Tensor<const float, 1> fluence,
@@ -105,7 +117,8 @@ void spicore::bindings::add_accumulate(py::module_ &m) {
                   "exposures must be [views, mirrors, angles]");
           checked(photons, n_frames, n_bins, true);
           const Photons block = checked(photons, n_frames, 2 * n_bins, false);
-          check_work(work, list, block, n_angles, mirrors, n_bins, exec);
+          check_work(work, std::get<1>(terms).shape[0], list, block, n_angles, mirrors,
+                     n_bins, exec);
           SPICORE_CALL(accumulate, exec, list, block, fluence.data, n_angles, mirrors,
                        n_bins, work.data, tomograms.data, exposures.data);
         });

@@ -23,6 +23,10 @@
 // All shared variables lie in one section, which is filled with NaN before each block.
 #define __shared__ static __attribute__((section("spicore_shared")))
 
+struct float2 {
+  float x, y;
+};
+
 struct uint3 {
   unsigned x, y, z;
 };

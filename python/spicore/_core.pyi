@@ -195,6 +195,15 @@ def accumulate_workspace(
     threads: int,
     /,
 ) -> int: ...
+def accumulate_device_workspace(
+    n_angles: int,
+    n_bins: int,
+    n_chunks: int,
+    n_groups: int,
+    n_frames: int,
+    n_terms: int,
+    /,
+) -> int: ...
 def accumulate(
     terms: _Terms,
     photons: _Photons,

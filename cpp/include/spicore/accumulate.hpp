@@ -55,6 +55,30 @@ accumulate_workspace(std::int64_t n_angles, std::int64_t mirrors, std::int64_t n
   return at;
 }
 
+// Scratch of `accumulate` on CUDA, in floats: where its parts begin, and its size.
+struct AccumulateDeviceWorkspace {
+  std::int64_t load;   // [n_groups, 2] uint64: photons and runs of the terms
+  std::int64_t held;   // [n_frames, A / 2 + 1, rings, 2]
+  std::int64_t sums;   // [16 n_groups, rings, A + 2]
+  std::int64_t n_runs; // [n_chunks, n_groups] int32: of terms of one frame
+  std::int64_t run;    // [n_terms] uint32: the first term of each
+  std::int64_t size;
+};
+
+static constexpr AccumulateDeviceWorkspace
+accumulate_device_workspace(std::int64_t n_angles, std::int64_t n_bins,
+                            std::int64_t n_chunks, std::int64_t n_groups,
+                            std::int64_t n_frames, std::int64_t n_terms) {
+  const std::int64_t rings = n_bins / n_angles, coefficients = rings * (n_angles + 2);
+  AccumulateDeviceWorkspace at{};
+  at.held = 4 * n_groups;
+  at.sums = at.held + n_frames * coefficients;
+  at.n_runs = at.sums + kViewGroup * n_groups * coefficients;
+  at.run = at.n_runs + n_chunks * n_groups;
+  at.size = at.run + n_terms;
+  return at;
+}
+
 } // namespace spicore
 
 // The M-step: photons of a block, weighted by their posterior, into the tomograms of
@@ -69,15 +93,16 @@ accumulate_workspace(std::int64_t n_angles, std::int64_t mirrors, std::int64_t n
 //   fluence    [n_frames]
 //   mirrors    1 or 2, as in `polar_views`
 //   n_bins     bins of a tomogram, a multiple of A
-//   work       [accumulate_workspace(..).size] scratch; on CUDA not used
+//   work       [accumulate_workspace(..).size], on CUDA
+//              [accumulate_device_workspace(..).size] scratch
 //   tomograms  [16 n_groups, n_bins], added to
 //   exposures  [16 n_groups, mirrors, A]  sum of P fluence of each orientation, added to;
 //              float64: it sums over all frames
 //
-// On the CPU a group of views with few terms scatters photons; one with many multiplies
-// transforms along the angle. Both agree to float32 rounding; what is added is never below
-// 0. One thread owns a view, or a group, and takes its terms in order: results do not
-// depend on the number of threads. CUDA scatters photons, in any order.
+// A group of views with few terms scatters photons; one with many multiplies transforms
+// along the angle. Both agree to float32 rounding; what is added is never below 0. On the
+// CPU one thread owns a view, or a group, and takes its terms in order: results do not
+// depend on the number of threads. On CUDA photons are scattered in any order.
 SPICORE_OPERATION(accumulate, const Exec &exec, const PosteriorTerms &terms,
                   const Photons &photons, const float *fluence, std::int64_t n_angles,
                   std::int64_t mirrors, std::int64_t n_bins, float *work,

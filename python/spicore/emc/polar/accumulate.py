@@ -73,22 +73,27 @@ def accumulate(
     Notes
     -----
     Cost: a group of views with few terms adds each photon once per run of neighbouring angles;
-    one with many costs ``A / 2`` complex products per frame, ring and view. On a GPU a block of
-    threads sums a view on chip, an atomic for each photon and term, in an order that changes the
-    rounding.
+    one with many costs ``A / 2`` complex products per frame, ring and view. On a GPU photons are
+    added in any order, so that results may differ by rounding, and the scratch is about as large
+    as the tomograms and the bins of all frames together.
     Source: Loh & Elser, Phys. Rev. E 80, 026705 (2009), the maximisation step.
     """
     backend = backend_of(
         **terms._asdict(), **{f"photons_{k}": x for k, x in photons._asdict().items()},
         fluence=fluence, tomograms=tomograms, exposures=exposures,
     )  # fmt: skip
+    n_views, n_bins = tomograms.shape
+    n_groups = n_views // GROUP
+    if backend is CPU:
+        size = _core.accumulate_workspace(
+            n_angles, mirrors, n_bins, n_groups, len(photons.row), n_threads(threads)
+        )
+    else:
+        n_chunks, n_terms, n_frames = len(terms.begin), len(terms.frame), len(fluence)
+        size = _core.accumulate_device_workspace(
+            n_angles, n_bins, n_chunks, n_groups, n_frames, n_terms
+        )
     with backend.device:
-        size = 0
-        if backend is CPU:
-            n_views, n_bins = tomograms.shape
-            size = _core.accumulate_workspace(
-                n_angles, mirrors, n_bins, n_views // GROUP, len(photons.row), n_threads(threads)
-            )
         backend.run(
             "accumulate",
             tuple(terms),
