@@ -14,6 +14,9 @@ DEVICE_TYPE_OFFSET = {b"dltensor": 8, b"dltensor_versioned": 40}
 STREAM = 1234
 """Handle of the current stream."""
 
+N_DEVICES = 2
+"""GPUs there seem to be; all arrays say they are on the first."""
+
 FREE = 1 << 22
 """Bytes of the GPU, and as many again of memory that CuPy keeps."""
 
@@ -100,7 +103,9 @@ def fake_cupy() -> ModuleType:
         get_device_id=lambda: 0,
         is_available=lambda: True,
         alloc_pinned_memory=lambda n: bytearray(max(n, 512)),
-        runtime=SimpleNamespace(memGetInfo=lambda: (FREE, 2 * FREE)),
+        runtime=SimpleNamespace(
+            memGetInfo=lambda: (FREE, 2 * FREE), getDeviceCount=lambda: N_DEVICES
+        ),
         get_current_stream=lambda index: SimpleNamespace(ptr=STREAM),
     )
     return cupy

@@ -971,7 +971,7 @@ def test_shuffled_pixels_recover_nothing(particle):
         ({"blacklist": np.zeros(89, bool)}, r"blacklist must have shape \[90\], got \[89\]"),
         ({"blacklist": np.ones(90, bool)}, "blacklist and selection leave no frame"),
         ({"threads": 0}, "threads must be between 1 and 4096, got 0"),
-        ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
+        ({"device": "tpu"}, "device must be one of cpu, cuda, cuda:all, got 'tpu'"),
         ({"resume": True}, "resume needs `out`"),
     ],
 )

@@ -12,6 +12,7 @@ from spicore import Detector, _dispatch, simulate
 from spicore.emc import ClassifyConfig, Config, classify2d, reconstruct
 from spicore.emc.polar import engine as engine_module
 from spicore.emc.polar.engine import Arithmetics
+from spicore.emc.polar.shared import SharedPolarEngine
 from spicore.emc.state import FrameState
 from spicore.errors import InputError
 from spicore.matching import match
@@ -153,6 +154,41 @@ def test_a_run_is_that_of_the_cpu(frames, detector, tmp_path, monkeypatch):
     config = quick(seed=1, half_sets=False)
     other = reconstruct(frames, detector, config, threads=2, device="cuda")
     assert relative(other.intensity, want.intensity) > 1e-2
+
+
+def test_gpus_share_the_frames(frames, detector, volume, monkeypatch):
+    """Two of them, of two modes; one has no frame where there is but one."""
+    monkeypatch.setattr(engine_module, "ON_MATRIX_UNITS", FLOAT32)
+    backends = _dispatch.backends_on("cuda:all")
+    problem = Problem(frames, detector, volume, n_pairs=12, n_modes=2)
+    for some in (frames, frames[:1]):
+        problem.frames, n = some, some.n_frames
+        problem.beta, problem.fluence = problem.beta[:n], problem.fluence[:n]
+        alone, _ = both(problem)
+        arguments = some, problem.layout, problem.orders, problem.settings
+        engine = SharedPolarEngine(*arguments, backends)
+        assert sum(e.frames.n_frames for _, e in engine.shares) == n
+        assert len(engine.shares) == (min(n, len(backends)))
+        assert_same((*problem.iterate(engine), engine), alone)
+        assert engine.terms_per_frame == pytest.approx(alone[3].terms_per_frame)
+        want = problem.engine.evidence(problem.model(), problem.grid, problem.state())
+        got = engine.evidence(problem.model(), problem.grid, problem.state())
+        assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_a_run_of_several_gpus_is_that_of_one(frames, detector, monkeypatch):
+    made = []
+    share = reconstruct_module.SharedPolarEngine
+    monkeypatch.setattr(
+        reconstruct_module, "SharedPolarEngine", lambda *args: made.append(args) or share(*args)
+    )
+    config = quick(half_sets=False)
+    several, one = (
+        reconstruct(frames, detector, config, threads=2, device=d) for d in ("cuda:all", "cuda")
+    )
+    assert len(made) == (len(_dispatch.backends_on("cuda:all")) > 1)
+    assert relative(several.intensity, one.intensity) < 1e-3
+    np.testing.assert_allclose(several.fluence, one.fluence, rtol=1e-3)
 
 
 def test_a_run_on_exact_pixels_is_that_of_the_cpu(frames, detector):

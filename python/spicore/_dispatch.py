@@ -118,6 +118,20 @@ def gpu() -> CudaBackend:
     raise CudaError("device cuda needs torch or CuPy to hold arrays on the GPU, neither is usable")
 
 
+def backends_on(device: str) -> list[CpuBackend] | list[CudaBackend]:
+    """Return the backends that share a run: that of `backend_on`, on "cuda:all" all GPUs.
+
+    Raises
+    ------
+    InputError, CudaError
+        As `backend_on`.
+    """
+    if _validate.choice("device", device, ("cpu", "cuda", "cuda:all")) != "cuda:all":
+        return [backend_on(device)]
+    first = gpu()
+    return [type(first)(first.library, k) for k in range(first.n_devices(first.library))]
+
+
 def backend_on(device: str) -> CpuBackend | CudaBackend:
     """Return the backend of a run on "cpu", or on "cuda": the current GPU.
 
@@ -248,6 +262,11 @@ class CudaBackend(ABC):
     def current_device(library: ModuleType) -> int:
         """Return the index of the GPU that the library now works on."""
 
+    @staticmethod
+    @abstractmethod
+    def n_devices(library: ModuleType) -> int:
+        """Return how many GPUs the library can work on."""
+
     @abstractmethod
     def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
         """Call a function of the library that makes an array on this GPU."""
@@ -361,6 +380,10 @@ class TorchBackend(CudaBackend):
     def current_device(library: ModuleType) -> int:
         return library.cuda.current_device()
 
+    @staticmethod
+    def n_devices(library: ModuleType) -> int:
+        return library.cuda.device_count()
+
     @property
     def device(self) -> AbstractContextManager:
         return self.library.cuda.device(self.index)
@@ -401,6 +424,10 @@ class CupyBackend(CudaBackend):
     @staticmethod
     def current_device(library: ModuleType) -> int:
         return library.cuda.get_device_id()
+
+    @staticmethod
+    def n_devices(library: ModuleType) -> int:
+        return library.cuda.runtime.getDeviceCount()
 
     @property
     def device(self) -> AbstractContextManager:

@@ -57,13 +57,13 @@ def add_run_options(parser: argparse.ArgumentParser, *, resume: bool) -> None:
     )
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Add --device."""
+def add_device_option(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add --device; `several`: GPUs of a machine may share the work."""
     parser.add_argument(
         "--device",
-        choices=("cpu", "cuda"),
+        choices=("cpu", "cuda", "cuda:all") if several else ("cpu", "cuda"),
         default="cpu",
-        help="that iterates; cuda: one GPU [cpu]",
+        help=f"that iterates; cuda: one GPU{', cuda:all: all of them' if several else ''} [cpu]",
     )
 
 

@@ -80,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--distance", type=float, metavar="M", help="metres, replaces clen of a .geom file"
     )
     _options.add_run_options(parser, resume=True)
-    _options.add_device_option(parser)
+    _options.add_device_option(parser, several=True)
     _options.add_config_options(parser)
     parser.set_defaults(run=run)
     return parser
@@ -258,6 +258,9 @@ def _n_used(n_frames: int, config: emc.Config, blacklist: Any) -> int:
     return kept if config.selection == "all" else max(kept // 2, 1)
 
 
+_GPUS = {"cpu": "", "cuda": ", one GPU", "cuda:all": ", all GPUs"}
+
+
 def _introduce(
     frames: Frames,
     detector: Detector,
@@ -270,7 +273,7 @@ def _introduce(
     print(
         f"spicore {__version__}: {frames.n_frames:,} frames of {frames.n_pixels:,} pixels, "
         f"volume {size}^3\n{config.engine} engine, {_core.simd()}, "
-        f"{threads} thread{'s' if threads > 1 else ''}{', one GPU' if device == 'cuda' else ''}",
+        f"{threads} thread{'s' if threads > 1 else ''}{_GPUS[device]}",
         file=sys.stderr,
     )
     if saved is not None:

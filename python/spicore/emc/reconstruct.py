@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, metrics, orientations
-from .._dispatch import CpuBackend, CudaBackend, backend_on, n_threads
+from .._dispatch import CpuBackend, CudaBackend, backends_on, n_threads
 from ..detector import Detector
 from ..errors import InputError
 from ..frames import Frames
@@ -30,6 +30,7 @@ from .model import (
 )
 from .polar.balance import Balance
 from .polar.engine import PolarEngine, PolarGrid
+from .polar.shared import SharedPolarEngine
 from .polar.start import critical_beta, particle_extent, polar_layout
 from .result import PER_FRAME, Result
 from .schedule import MOMENTUM, Schedule, Stage, auto_beta, stages
@@ -126,9 +127,10 @@ def reconstruct(
         True drops a frame.
     threads : int, optional
         Default: all cores. Results do not depend on it.
-    device : {"cpu", "cuda"}
+    device : {"cpu", "cuda", "cuda:all"}
         "cuda": iterations run on the current GPU, on arrays of torch or CuPy; Dragonfly's merge is
-        refused.
+        refused. "cuda:all": all GPUs of this machine share the frames of the polar engine; the
+        pixel engine and refinements take the first.
     on_iteration, on_progress : callable, optional
         Called after each iteration with an `Iteration`, and during it with a stage name and
         the fraction done.
@@ -142,7 +144,7 @@ def reconstruct(
     InputError
         Frames, detector, start values or options do not fit together.
     CudaError
-        The device is "cuda", and there is no GPU or no library for its arrays.
+        The device is not "cpu", and there is no GPU or no library for its arrays.
 
     Notes
     -----
@@ -161,7 +163,7 @@ def reconstruct(
         background=background,
         blacklist=blacklist,
         threads=n_threads(threads),
-        backend=backend_on(device),
+        backends=backends_on(device),
         on_iteration=on_iteration,
         on_progress=on_progress,
     )
@@ -195,7 +197,7 @@ class _Run:
         background: NDArray | None,
         blacklist: NDArray | None,
         threads: int,
-        backend: CpuBackend | CudaBackend,
+        backends: list[CpuBackend] | list[CudaBackend],
         on_iteration: OnIteration | None,
         on_progress: OnProgress | None,
     ) -> None:
@@ -204,7 +206,7 @@ class _Run:
                 f"frames have {frames.n_pixels} pixels but the detector has {detector.n_pixels}"
             )
         self.config, self.detector, self.threads = config, detector, threads
-        self.backend = backend
+        self.backends = backends
         self.on_iteration, self.on_progress = on_iteration, on_progress
         self.used = used_frames(frames.n_frames, blacklist, config.selection)
         self.n_frames = frames.n_frames
@@ -452,11 +454,11 @@ class _Run:
             dragonfly=config.merge == "dragonfly",
             prior=config.prior,
             gaussian_sigma=config.gaussian_sigma,
-            block_bytes=self.backend.block_bytes(config.block_memory_mb << 20),
+            block_bytes=min(b.block_bytes(config.block_memory_mb << 20) for b in self.backends),
             threads=self.threads,
             symmetry=self.group,
             background=self.background,
-            backend=self.backend,
+            backend=self.backends[0],
         )
 
     def _pixel(self, stage: Stage, index: NDArray[np.int64]) -> PixelEngine:
@@ -466,7 +468,11 @@ class _Run:
     def _polar(self, stage: Stage, index: NDArray[np.int64]) -> tuple[PolarEngine, PolarGrid]:
         layout, orders = polar_layout(self.detector, stage)
         views, weights = orientations.view_pairs(stage.n_pairs, self.config.symmetry)
-        engine = PolarEngine(self._select(index), layout, orders, self._settings())
+        arguments = self._select(index), layout, orders, self._settings()
+        several = len(self.backends) > 1
+        engine = (
+            SharedPolarEngine(*arguments, self.backends) if several else PolarEngine(*arguments)
+        )
         return engine, PolarGrid(views, weights, stage.n_angles)
 
     # -- iterations ----------------------------------------------------------------------

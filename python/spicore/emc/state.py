@@ -73,11 +73,11 @@ class FrameState:
         self.fluence /= np.float32(mean)
         return mean
 
-    def part(self, index: NDArray[np.int64]) -> FrameState:
+    def part(self, index: NDArray[np.int64] | slice) -> FrameState:
         """Return copies for some frames."""
-        return FrameState(**{name: getattr(self, name)[index] for name in self.names()})
+        return FrameState(**{name: getattr(self, name)[index].copy() for name in self.names()})
 
-    def update(self, index: NDArray[np.int64], part: FrameState) -> None:
+    def update(self, index: NDArray[np.int64] | slice, part: FrameState) -> None:
         """Take over what is known of some frames."""
         for name in self.names():
             getattr(self, name)[index] = getattr(part, name)
