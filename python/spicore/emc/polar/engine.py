@@ -240,7 +240,11 @@ class PolarEngine:
         exposures = self.backend.zeros((n_views, MIRRORS, self.layout.n_angles), np.float64)
         constants = self._constants(model)
         for span, photons, oriented in self._oriented(views, state, beta, progress):
-            self._store(photons, span, grid, state, oriented.posterior, constants)
+            old_fluence = state.fluence[span].copy()
+            if self.settings.fluence:
+                n_photons = photons.per_frame(photons.count)
+                expected = oriented.posterior.expected_total
+                state.fluence[span] = np.maximum(n_photons / expected, 1e-6)
             with self.timer("accumulate"):
                 accumulate(
                     oriented.terms,
@@ -252,6 +256,9 @@ class PolarEngine:
                     mirrors=MIRRORS,
                     threads=self.settings.threads,
                 )
+            # Last: a GPU is busy meanwhile.
+            rest = self._rest(photons, old_fluence, constants)
+            self._store(span, grid, state, oriented.posterior, rest)
         return tomograms, exposures
 
     def _oriented(
@@ -369,25 +376,20 @@ class PolarEngine:
 
     def _store(
         self,
-        photons: Photons,
         span: slice,
         grid: PolarGrid,
         state: FrameState,
         posterior: FramePosterior,
-        constants: NDArray[np.float64],
+        rest: NDArray[np.float64],
     ) -> None:
-        """Keep what the posterior says of each frame, and its new fluence."""
+        """Keep what the posterior says of each frame, but for its fluence."""
         per_mode = -(-len(grid.views) // LANES) * LANES * MIRRORS * grid.n_angles
         state.mode[span] = posterior.best // per_mode
         state.orientation[span] = pair_quaternions(
             grid.views, grid.n_angles, posterior.best % per_mode
         )
-        rest = self._rest(photons, state.fluence[span], constants)
         state.log_likelihood[span] = posterior.expected_score + rest
         state.mutual_information[span] = posterior.information
-        if self.settings.fluence:
-            n_photons = photons.per_frame(photons.count)
-            state.fluence[span] = np.maximum(n_photons / posterior.expected_total, 1e-6)
 
     def _rest(
         self, photons: Photons, fluence: NDArray[np.float32], constants: NDArray[np.float64]
