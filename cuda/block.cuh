@@ -1,6 +1,8 @@
 // Sums that the threads of a block work out together.
 #pragma once
 
+#include <type_traits>
+
 #include "launch.cuh"
 
 namespace spicore::cuda {
@@ -8,8 +10,8 @@ namespace {
 
 constexpr int kWarps = kThreads / 32;
 
-// Sum over the threads before this one, and over all of the block.
-template <class T> __device__ T sum_before(T value, T &total) {
+// Sum over the threads before this one, and over all of the block. T is that of the total.
+template <class T> __device__ T sum_before(std::common_type_t<T> value, T &total) {
   __shared__ T of_warp[kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   T sum = value;

@@ -11,28 +11,6 @@ namespace {
 // Terms kept between two compactions; fuller lists have overflowed.
 constexpr double kFull = 0.9;
 
-// Sum over the threads before this one, and over all of the block.
-__device__ int sum_before(int value, int &total) {
-  __shared__ int of_warp[kWarps];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum = value;
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(~0u, sum, step);
-    sum += lane >= step ? other : 0;
-  }
-  __syncthreads(); // the sums of the call before have been read
-  if (lane == 31)
-    of_warp[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    before += w < warp ? of_warp[w] : 0;
-    total += of_warp[w];
-  }
-  return before + sum - value;
-}
-
 // The frames of a block of `screen` and `match`: one tile.
 __device__ void first_tile(const Task &task, Tile &tile) {
   const std::int64_t first = std::int64_t(blockIdx.x) * task.tile;
@@ -46,7 +24,8 @@ __device__ void first_tile(const Task &task, Tile &tile) {
 }
 
 template <class Transform>
-__global__ void __launch_bounds__(kThreads) screen_kernel(Task task, float *scores) {
+__global__ void __launch_bounds__(kThreads)
+    screen_kernel(const __grid_constant__ Task task, float *scores) {
   __shared__ Tile tile;
   float *spectra = dynamic_shared<float>();
   first_tile(task, tile);
@@ -97,7 +76,8 @@ __device__ std::int64_t orientation_of(const Task &task, int group, int mirror, 
 
 template <class Transform>
 __global__ void __launch_bounds__(kThreads)
-    match_kernel(Task task, float *best, std::int64_t *index, float *mean) {
+    match_kernel(const __grid_constant__ Task task, float *best, std::int64_t *index,
+                 float *mean) {
   __shared__ Tile tile;
   float *spectra = dynamic_shared<float>();
   first_tile(task, tile);
@@ -131,6 +111,36 @@ __global__ void __launch_bounds__(kThreads)
   index[d] = best_index;
   mean[d] = float(all.sum / (double(all.views) * task.n_angles));
 }
+
+// The first place in [low, high) of a sorted list whose value is not below this one, or
+// high.
+__device__ std::int64_t first_at_least(const std::uint32_t *list, std::int64_t value,
+                                       std::int64_t low, std::int64_t high) {
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    if (list[middle] < value)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// Sums over the terms of a frame, those of a lane or all.
+struct FrameSums {
+  double sum = 0.0, score = 0.0, total = 0.0;
+  std::int64_t best = -1; // place of the last with the largest exponent
+
+  __device__ void over_lanes() {
+    for (int step = 16; step > 0; step /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, step);
+      score += __shfl_xor_sync(~0u, score, step);
+      total += __shfl_xor_sync(~0u, total, step);
+      const std::int64_t other = __shfl_xor_sync(~0u, best, step);
+      best = other > best ? other : best;
+    }
+  }
+};
 
 // The terms of a chunk of frames, collected by one block group by group: the list is
 // sorted by group as it grows. While it runs, sums.evidence holds the largest exponent
@@ -239,10 +249,9 @@ struct Collector {
     __syncthreads();
   }
 
-  // Turns exponents into probabilities and sums them up: a thread has a frame and takes
-  // its terms in order, so that the sums do not depend on the chunk.
+  // Turns exponents into probabilities and sums them up: a warp has a frame.
   __device__ void normalise() {
-    for (std::int64_t d = first + threadIdx.x; d < last; d += kThreads)
+    for (std::int64_t d = first + threadIdx.x / 32; d < last; d += kWarps)
       sum_frame(d);
     __syncthreads();
     for (std::int64_t i = begin + threadIdx.x; i < n; i += kThreads)
@@ -257,60 +266,67 @@ struct Collector {
     }
   }
 
+  // The frame's terms of a group stand side by side, and each lane looks for those of
+  // another group. Then all lanes share them, in an order that the frame's terms alone
+  // decide: sums do not depend on the chunk.
   __device__ void sum_frame(std::int64_t d) {
-    const float largest = float(sums.evidence[d]), beta = task.beta[d];
-    double sum = 0.0, score = 0.0, total = 0.0;
-    std::int64_t best = -1;
-    for (std::int64_t i = begin; i < n; ++i) {
-      if (lists.frame[i] != d)
-        continue;
-      const std::int64_t o = lists.orientation[i];
-      const std::int64_t row = o / task.n_angles, j = o % task.n_angles;
-      const std::int64_t view = row / task.mirrors, mirror = row % task.mirrors;
-      const std::int64_t g = view / kViewGroup, lane = view % kViewGroup;
-      const float t = lists.probability[i];
-      const float p = fast_exp(t - largest);
-      sum += p;
-      score += double(p) * ((t - task.log_prior[view]) / beta);
-      total +=
-          double(p) *
-          task.totals[((g * task.mirrors + mirror) * task.n_angles + j) * kViewGroup +
-                      lane];
-      if (t >= largest)
-        best = o;
-      lists.probability[i] = p;
+    const int lane = threadIdx.x % 32;
+    FrameSums frame;
+    for (int g = 0; g < task.n_groups; g += 32) {
+      std::int64_t from = n, to = n;
+      if (g + lane < task.n_groups) {
+        const std::int64_t *group = group_begin() + g + lane;
+        from = first_at_least(lists.frame, d, group[0], group[1]);
+        to = first_at_least(lists.frame, d + 1, from, group[1]);
+      }
+      for (unsigned left = __ballot_sync(~0u, from < to); left != 0; left &= left - 1) {
+        const int source = __ffs(int(left)) - 1;
+        const std::int64_t past = __shfl_sync(~0u, to, source);
+        for (std::int64_t i = __shfl_sync(~0u, from, source) + lane; i < past; i += 32)
+          add_term(i, frame);
+      }
     }
-    sums.best[d] = best;
-    sums.information[d] = sum; // until the end
-    sums.expected_score[d] = score;
-    sums.expected_total[d] = total;
+    frame.over_lanes();
+    if (lane > 0)
+      return;
+    sums.best[d] = frame.best < 0 ? -1 : std::int64_t(lists.orientation[frame.best]);
+    sums.information[d] = frame.sum; // until the end
+    sums.expected_score[d] = frame.score;
+    sums.expected_total[d] = frame.total;
+  }
+
+  __device__ void add_term(std::int64_t i, FrameSums &frame) {
+    const std::int64_t d = lists.frame[i], o = lists.orientation[i];
+    const std::int64_t row = o / task.n_angles, j = o % task.n_angles;
+    const std::int64_t view = row / task.mirrors, mirror = row % task.mirrors;
+    const std::int64_t g = view / kViewGroup, lane = view % kViewGroup;
+    const std::int64_t total = (g * task.mirrors + mirror) * task.n_angles + j;
+    const float t = lists.probability[i], largest = float(sums.evidence[d]);
+    const float p = fast_exp(t - largest);
+    lists.probability[i] = p;
+    frame.sum += p;
+    frame.score += double(p) * ((t - task.log_prior[view]) / task.beta[d]);
+    frame.total += double(p) * task.totals[total * kViewGroup + lane];
+    if (t >= largest)
+      frame.best = i;
   }
 
   __device__ std::int64_t *group_begin() const {
     return lists.begin + std::int64_t(blockIdx.x) * (task.n_groups + 1);
   }
 
-  // First place of each group, by bisection.
   __device__ void find_groups() {
     const std::int64_t per_group =
         std::int64_t(kViewGroup) * task.mirrors * task.n_angles;
-    for (int g = threadIdx.x; g <= task.n_groups; g += kThreads) {
-      std::int64_t low = begin, high = n;
-      while (low < high) {
-        const std::int64_t middle = (low + high) / 2;
-        if (lists.orientation[middle] < g * per_group)
-          low = middle + 1;
-        else
-          high = middle;
-      }
-      group_begin()[g] = low;
-    }
+    for (int g = threadIdx.x; g <= task.n_groups; g += kThreads)
+      group_begin()[g] = first_at_least(lists.orientation, g * per_group, begin, n);
+    __syncthreads();
   }
 
   __device__ void finish() {
     drop_small();
-    normalise();
     find_groups();
+    normalise();
   }
 };
 
@@ -354,8 +370,8 @@ __device__ bool collect_group(Collector &terms, const std::uint8_t *keep, int gr
 
 template <class Transform>
 __global__ void __launch_bounds__(kThreads)
-    correlate_kernel(Task task, const std::uint8_t *keep, float cut, TermLists lists,
-                     PosteriorSums sums) {
+    correlate_kernel(const __grid_constant__ Task task, const std::uint8_t *keep,
+                     float cut, TermLists lists, PosteriorSums sums) {
   Collector terms(task, cut, lists, sums);
   float *spectra = dynamic_shared<float>();
   for (int g = 0; g < task.n_groups; ++g)

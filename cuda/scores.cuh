@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "angular.cuh"
-#include "launch.cuh"
+#include "block.cuh"
 #include "mma.cuh"
 #include "orders.cuh"
 #include "spicore/correlate.hpp"
@@ -17,8 +17,7 @@ namespace spicore::cuda {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-constexpr int kColumns = 8; // frames of a product
-constexpr int kWarps = kThreads / 32;
+constexpr int kColumns = 8;        // frames of a product
 constexpr int kOwnBytes = 4 << 10; // shared variables of a kernel, at most
 
 static_assert(kColumns * 2 * kViewGroup <= kThreads, "a thread for each view and frame");
