@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kWarps = kThreads / 32;
 
-// Sum over the threads before this one, and over all of the block. T is that of the total.
+// Sum over the threads before this one, and over all of the block. T is that of the
+// total.
 template <class T> __device__ T sum_before(std::common_type_t<T> value, T &total) {
   __shared__ T of_warp[kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

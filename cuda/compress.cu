@@ -39,7 +39,7 @@ struct Task {
 __device__ int place_in_list(const Task &task, std::int64_t panel, std::int64_t d,
                              int &n) {
   const bool some = d < task.n_frames && task.weighs(d, panel);
-  const int before = sum_before(int(some), n);
+  const int before = sum_before(some, n);
   return some ? before : -1;
 }
 
