@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._dispatch import CPU
 from ..errors import InputError
 from ..ewald import symmetric_copies
-from ..frames import Frames
+from ..frames import Frames, SparseFrames
 from . import kernels
 from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior, converted
 from .layout import PixelLayout
@@ -26,6 +26,7 @@ from .model import (
     interpolated,
     stacked,
 )
+from .polar.blocks import ahead
 from .refine import Refinement
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
@@ -69,9 +70,9 @@ class PixelEngine:
     tomograms. Tomograms are made again for each block of frames, which costs little once a
     block holds a thousand frames.
 
-    On a GPU (`Settings.backend`) frames are sorted, oriented and merged there, blocks coming from
-    the host one by one; the model is updated on the host. The timer then counts what the host
-    waits for.
+    On a GPU (`Settings.backend`) frames are sorted, oriented and merged there, while a thread reads
+    the next block, into pinned memory; the model is updated on the host. The timer then counts
+    what the host waits for.
 
     Raises
     ------
@@ -125,6 +126,8 @@ class PixelEngine:
             yield from self._gaussian_blocks(n_columns)
             return
         blocks = self.frames.blocks(self._frames_per_block(n_columns))
+        if self.backend is not CPU:
+            blocks = ahead(map(self._pinned, blocks))
         reference = self.backend.to_device(_padded(log_reference, self.layout.n_rows))
         while True:
             with self.timer("read"):
@@ -134,6 +137,12 @@ class PixelEngine:
                 photons = self.layout.photons(sparse, self.settings.threads, self.backend)
                 block = self._sparse_block(start, photons, reference)
             yield block
+
+    def _pinned(self, item: tuple[int, SparseFrames]) -> tuple[int, SparseFrames]:
+        start, sparse = item
+        names = "offset", "pixel", "count"
+        copies = {name: self.backend.pinned(getattr(sparse, name)) for name in names}
+        return start, replace(sparse, **copies)
 
     def _sparse_block(self, start: int, photons: Photons, log_reference: Any) -> Block:
         # As int64 they are indices for torch too.
