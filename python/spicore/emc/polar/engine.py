@@ -42,6 +42,10 @@ SCREEN_BELOW = 0.5
 SPREAD = 2.0
 """Room for terms over their mean number: chunks of frames differ."""
 
+SPREAD_ON_GPU = 4.0
+"""Chunks of few frames differ more: of 8 frames whose numbers of terms scatter by as much as their
+mean, the largest of 512 has twice the mean; and if one does not fit all are done again."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -279,7 +283,8 @@ class PolarEngine:
                 span = slice(start + part.start, start + part.stop)
                 return self._orient(some, span, views, state, beta)
 
-            n_terms = SPREAD * max(expected, self.terms_per_frame) * len(photons.orient_end)
+            spread = SPREAD if self.backend is CPU else SPREAD_ON_GPU
+            n_terms = spread * max(expected, self.terms_per_frame) * len(photons.orient_end)
             parts = 1 + int(n_terms // room(self.settings.block_bytes))
             for part, some, oriented in in_parts(photons, parts, orient):
                 n = part.stop - part.start
