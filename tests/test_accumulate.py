@@ -9,6 +9,7 @@ import pytest
 from columns import Column, cpu_only, gpu_only
 from test_ewald_slice import EPS
 
+import spicore as sp
 from spicore import _core, reference
 from spicore.emc.kernels import Photons
 from spicore.emc.polar.accumulate import Terms, accumulate
@@ -386,3 +387,15 @@ def test_the_module_guards_its_scratch():
         else:
             _core.accumulate(*call)
             assert np.isfinite(a["tomograms"]).all()
+
+
+@gpu_only
+def test_a_gpu_is_given_its_scratch():
+    a, column = small(), Column.current
+    terms = a["terms"]
+    size = _core.accumulate_device_workspace(32, 160, len(terms.begin), GROUPS, 3, len(terms.frame))
+    work = np.zeros(size - 1, np.float32)
+    call = map(column.to, (terms, a["photons"], a["fluence"], 32, 2, work, a["tomograms"],
+                           a["exposures"]))  # fmt: skip
+    with pytest.raises(ValueError, match="work is smaller than accumulate_workspace"):
+        sp._cuda.accumulate(*call, 0)
