@@ -102,7 +102,7 @@ def fake_cupy() -> ModuleType:
         Device=lambda index: nullcontext(),
         get_device_id=lambda: 0,
         is_available=lambda: True,
-        alloc_pinned_memory=lambda n: bytearray(max(n, 512)),
+        alloc_pinned_memory=bytearray,
         runtime=SimpleNamespace(
             memGetInfo=lambda: (FREE, 2 * FREE), getDeviceCount=lambda: N_DEVICES
         ),

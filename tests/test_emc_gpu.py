@@ -208,6 +208,28 @@ def test_what_only_the_cpu_does_is_refused(frames, detector):
         reconstruct(frames, detector, quick(merge="dragonfly", fluence=False), device="cuda")
 
 
+def test_a_block_takes_a_quarter_of_the_memory_at_most():
+    backend = _dispatch.gpu()
+    quarter = backend.free_memory() // 4
+    assert quarter > 0
+    assert backend.block_bytes(1) == pytest.approx(min(quarter, 4 << 30), rel=0.1)
+    assert backend.block_bytes(1 << 50) == pytest.approx(quarter, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 1000])
+def test_pinned_memory_is_a_copy_that_travels(n):
+    backend = _dispatch.gpu()
+    x = np.arange(2 * n, dtype=np.uint16)[::2]
+    pinned = backend.pinned(x)
+    assert type(pinned) is np.ndarray
+    assert not np.shares_memory(pinned, x)
+    with backend.device:
+        there = backend.to_device(pinned)
+        back = backend.to_host(there)
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, x)
+
+
 def test_classes_are_those_of_the_cpu(frames, detector):
     """The control: another seed."""
     config = ClassifyConfig(n_classes=2, n_angles=32, iterations=2)

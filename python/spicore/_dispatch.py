@@ -446,7 +446,7 @@ class CupyBackend(CudaBackend):
         return self.library.asnumpy(x)
 
     def pinned(self, x: NDArray) -> NDArray:
-        memory = self.library.cuda.alloc_pinned_memory(x.nbytes)
+        memory = self.library.cuda.alloc_pinned_memory(max(x.nbytes, 1))
         copy = np.frombuffer(memory, x.dtype, x.size).reshape(x.shape)
         copy[...] = x
         return copy

@@ -47,7 +47,8 @@ class ClassifyConfig(Options):
     seed : int
         Seed of the random starts and shares.
     block_memory_mb : int
-        Memory for one block of frames; frames are streamed in such blocks.
+        Memory for one block of frames; frames are streamed in such blocks. On a GPU at least
+        4096, but no more than a quarter of what is free.
     """
 
     n_classes: int = 10

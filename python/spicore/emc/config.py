@@ -87,7 +87,8 @@ class Config(Options):
     seed : int
         Seed of the random start.
     block_memory_mb : int
-        Memory for one block of frames x orientations; frames are streamed in such blocks.
+        Memory for one block of frames x orientations; frames are streamed in such blocks. On a
+        GPU at least 4096, but no more than a quarter of what is free.
     """
 
     engine: str = "polar"
