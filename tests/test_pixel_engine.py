@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from columns import Column, gpu_only
+from columns import COLUMNS, CPU, Column
 
 from spicore import Detector, Frames, _dispatch, orientations, simulate
 from spicore.emc.engine import FrameState, Grid, PixelEngine, Settings
@@ -14,7 +14,10 @@ from spicore.emc.layout import PixelLayout
 from spicore.emc.model import Model, complete
 from spicore.errors import InputError
 
-pytestmark = [pytest.mark.usefixtures("column"), gpu_only]
+pytestmark = [
+    pytest.mark.usefixtures("column"),
+    pytest.mark.parametrize("column", ["torch-emulated", *COLUMNS[len(CPU) :]], indirect=True),
+]
 
 N_FRAMES = 66  # two blocks of the smallest size, of 64 frames
 
