@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
-from fake_cupy import FREE, STREAM, relabelled
+from fake_cupy import FREE, N_DEVICES, STREAM, relabelled
 
 GPU = "the GPU"
 
@@ -72,6 +72,7 @@ def fake_torch() -> ModuleType:
     module.cuda = SimpleNamespace(
         device=lambda index: nullcontext(),
         current_device=lambda: 0,
+        device_count=lambda: N_DEVICES,
         is_available=lambda: True,
         current_stream=lambda index: SimpleNamespace(cuda_stream=STREAM),
         mem_get_info=lambda index: (FREE, 2 * FREE),
