@@ -96,7 +96,7 @@ def test_an_iteration_with_screening_and_splits(frames, detector, volume, monkey
     """In the arithmetic of tensor cores; terms that do not fit are looked for in halves."""
     monkeypatch.setattr(engine_module, "SCREEN_ORDERS", 8)
     monkeypatch.setattr(engine_module, "SCREEN_BELOW", 2.0)
-    problem = Problem(frames, detector, volume, n_pairs=100, beta=1.0)
+    problem = Problem(frames[:11], detector, volume, n_pairs=100, beta=1.0)
     problem.volumes = at_scale(problem, volume, 300)
     tried = []
     correlate = engine_module.correlate
@@ -105,7 +105,7 @@ def test_an_iteration_with_screening_and_splits(frames, detector, volume, monkey
         lambda *args, **kwargs: tried.append(len(args[0])) or correlate(*args, **kwargs),
     )  # fmt: skip
     want, got = both(problem, block_bytes=1 << 14)
-    assert sum(tried) > 2 * 21  # some frames more than once
+    assert sum(tried) > 2 * 11  # some frames more than once
     assert want[3].kept_share <= got[3].kept_share < 1.0
     assert_same(got, want, volume=1e-3, nats=5e-3)
 
