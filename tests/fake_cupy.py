@@ -93,7 +93,7 @@ def fake_cupy() -> ModuleType:
     cupy.asarray = lambda x, **k: on_gpu(np.array(x, **k))  # a copy, as from host memory
     cupy.empty = empty
     cupy.asnumpy = to_host
-    for function in ("flip", "roll", "amax", "where", "einsum"):
+    for function in ("flip", "roll", "amax", "clip", "where", "einsum"):
         setattr(cupy, function, on_gpu_only(getattr(np, function)))
     cupy.fft = SimpleNamespace(rfft=on_gpu_only(np.fft.rfft), irfft=on_gpu_only(np.fft.irfft))
     cupy.uint8 = np.uint8

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from .._dispatch import CPU
 from ..errors import InputError
 from ..ewald import symmetric_copies
-from ..frames import Frames, SparseFrames
+from ..frames import Frames
 from . import kernels
-from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior, converted
+from .kernels import LANES, LOG_FACTORIAL, Photons, Posterior, indices
 from .layout import PixelLayout
 from .merge import Merger
 from .model import (
@@ -26,7 +26,7 @@ from .model import (
     interpolated,
     stacked,
 )
-from .polar.blocks import ahead
+from .polar.blocks import read_ahead
 from .refine import Refinement
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
@@ -126,8 +126,7 @@ class PixelEngine:
             yield from self._gaussian_blocks(n_columns)
             return
         blocks = self.frames.blocks(self._frames_per_block(n_columns))
-        if self.backend is not CPU:
-            blocks = ahead(map(self._pinned, blocks))
+        blocks = read_ahead(blocks, self.backend)
         reference = self.backend.to_device(_padded(log_reference, self.layout.n_rows))
         while True:
             with self.timer("read"):
@@ -138,15 +137,8 @@ class PixelEngine:
                 block = self._sparse_block(start, photons, reference)
             yield block
 
-    def _pinned(self, item: tuple[int, SparseFrames]) -> tuple[int, SparseFrames]:
-        start, sparse = item
-        names = "offset", "pixel", "count"
-        copies = {name: self.backend.pinned(getattr(sparse, name)) for name in names}
-        return start, replace(sparse, **copies)
-
     def _sparse_block(self, start: int, photons: Photons, log_reference: Any) -> Block:
-        # As int64 they are indices for torch too.
-        row, count = (converted(self.backend, x, np.int64) for x in (photons.row, photons.count))
+        row, count = (indices(self.backend, x) for x in (photons.row, photons.count))
         terms = log_reference[row] * count - self.on_device.log_factorial[count]
         values = photons.to_dense(self.layout.n_rows) if self.dense else photons
         n_photons, constant = (

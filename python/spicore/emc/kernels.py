@@ -86,6 +86,11 @@ def converted(backend: CpuBackend | CudaBackend, x: Any, dtype: DTypeLike) -> An
     return copy
 
 
+def indices(backend: CpuBackend | CudaBackend, x: Any) -> Any:
+    """Return whole numbers of any type such that they can be indices: torch takes int64 alone."""
+    return x if backend is CPU else converted(backend, x, np.int64)
+
+
 def sort_photons(
     offset: Any,
     pixel: Any,

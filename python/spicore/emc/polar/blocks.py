@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +27,10 @@ CHUNK = 128
 CHUNKS_ON_GPU = 512
 """Of a block of frames: each is a block of threads, a few for every multiprocessor."""
 
+BYTES_ON_GPU = 64
+"""Of an entry of a frame: as it comes and sorted, 6 each, and while log-likelihoods are summed its
+row and count as indices and three numbers in float64."""
+
 TILE_ON_GPU = 8
 """Frames that a block of threads compares with views at a time."""
 
@@ -33,32 +38,46 @@ T = TypeVar("T")
 
 
 class Oriented(NamedTuple):
-    """Some frames on the device, their posterior terms, and in host memory what those say."""
+    """Posterior terms of some frames, on the device, and in host memory what those say."""
 
-    photons: Photons
     terms: Terms
     posterior: FramePosterior
 
 
-def frames_at_once(orders: AngularOrders, block_bytes: int) -> int:
-    """Frames whose transforms fill half the memory of a block, whole chunks."""
-    return max(CHUNK, block_bytes // 2 // (8 * orders.n_coefficients) // CHUNK * CHUNK)
+def frames_at_once(orders: AngularOrders, block_bytes: int, entry_bytes: float = 0.0) -> int:
+    """Frames whose transforms, and `entry_bytes` each, fill half the memory; whole chunks."""
+    each = 8 * orders.n_coefficients + entry_bytes
+    return max(CHUNK, int(block_bytes // 2 // each) // CHUNK * CHUNK)
 
 
 def binned(
     frames: Frames, layout: PolarLayout, orders: AngularOrders, settings: Settings | ClassSettings
 ) -> Iterator[tuple[int, Photons]]:
-    """Yield (first frame, binned photons) of blocks.
+    """Yield (first frame, binned photons) of blocks, where the backend has its arrays."""
+    backend, entry_bytes = settings.backend, 0.0
+    if backend is not CPU:
+        sample = frames.read(0, min(64, frames.n_frames))
+        entry_bytes = BYTES_ON_GPU * len(sample.pixel) / max(len(sample), 1)
+    blocks = frames.blocks(frames_at_once(orders, settings.block_bytes, entry_bytes))
+    for start, sparse in read_ahead(blocks, backend):
+        yield start, layout.photons(sparse, settings.threads, backend)
 
-    For a GPU a thread reads the next block, into pinned memory, while the GPU works on this one.
+
+def read_ahead(
+    blocks: Iterator[tuple[int, SparseFrames]], backend: CpuBackend | CudaBackend
+) -> Iterator[tuple[int, SparseFrames]]:
+    """Return blocks of frames; for a GPU a thread reads the next while it works on this one.
+
+    They are in pinned memory then.
     """
+    if backend is CPU:
+        return blocks
 
-    def of_block(item: tuple[int, SparseFrames]) -> tuple[int, Photons]:
-        photons = layout.photons(item[1], settings.threads)
-        return item[0], Photons(*map(settings.backend.pinned, photons))
+    def pinned(sparse: SparseFrames) -> SparseFrames:
+        arrays = {name: getattr(sparse, name) for name in ("offset", "pixel", "count")}
+        return replace(sparse, **{name: backend.pinned(x) for name, x in arrays.items()})
 
-    blocks = map(of_block, frames.blocks(frames_at_once(orders, settings.block_bytes)))
-    return blocks if settings.backend is CPU else ahead(blocks)
+    return ahead((start, pinned(sparse)) for start, sparse in blocks)
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..._dispatch import CPU, CpuBackend, CudaBackend
 from ...frames import Frames
-from ..kernels import LANES, LOG_FACTORIAL, Photons
+from ..kernels import LANES, LOG_FACTORIAL, Photons, indices
 from ..state import Buffers, Timer
 from .accumulate import Terms, accumulate
 from .blocks import Oriented, binned, capacity, chunk_of, in_parts
@@ -127,7 +127,9 @@ class ClassEngine:
         self._log_profile = np.log(profile[: layout.n_radii])
         reference = np.zeros(layout.n_rings)
         reference[: layout.n_radii] = self._log_profile
-        self._constants = layout.log_exposure + np.repeat(reference, layout.n_angles)
+        constants = layout.log_exposure + np.repeat(reference, layout.n_angles)
+        self._constants = self.backend.to_device(constants)
+        self._log_factorial = self.backend.to_device(LOG_FACTORIAL)
         self._constant = np.full(frames.n_frames, np.nan)  # of each frame, when it was seen
         self._n_lanes = -(-settings.n_classes // LANES) * LANES
 
@@ -191,7 +193,7 @@ class ClassEngine:
             for span, part, oriented in self._posteriors(views, beta, progress):
                 self._store(found, span, part, oriented.posterior, expected)
                 with self.timer("accumulate"):
-                    self._accumulate(oriented.terms, oriented.photons, span, *sums)
+                    self._accumulate(oriented.terms, part, span, *sums)
             photons, turns = map(self.backend.to_host, sums)
         with self.timer("update"):
             turns = turns[: len(averages), 0]
@@ -210,7 +212,7 @@ class ClassEngine:
             for first, block in self._blocks():
                 span = slice(first, first + len(block.orient_end))
                 terms = Terms(*map(to_device, self._terms_of(labels[span], angles[span])))
-                self._accumulate(terms, Photons(*map(to_device, block)), span, *sums)
+                self._accumulate(terms, block, span, *sums)
             photons, turns = map(self.backend.to_host, sums)
         turns = turns[: self.settings.n_classes, 0]
         if self.settings.fluence:
@@ -228,7 +230,7 @@ class ClassEngine:
         beta, to_host = np.ones(self.frames.n_frames, np.float32), self.backend.to_host
         with self.backend.device:
             views, expected = self.views(averages)
-            for span, part, (_, terms, posterior) in self._posteriors(views, beta, progress):
+            for span, part, (terms, posterior) in self._posteriors(views, beta, progress):
                 self._store(found, span, part, posterior, expected)
                 for begin, end in to_host(terms.begin)[:, [0, -1]]:
                     orientation = to_host(terms.orientation[begin:end])
@@ -309,9 +311,8 @@ class ClassEngine:
     ) -> Oriented:
         n, to_device = len(photons.orient_end), self.backend.to_device
         with self.timer("transform"):
-            on_device = Photons(*map(to_device, photons))
             frames = polar_frames(
-                on_device,
+                photons,
                 self.orders,
                 out=self.buffers("frames", n, self.orders.n_coefficients, 2),
                 threads=self.settings.threads,
@@ -328,7 +329,7 @@ class ClassEngine:
                 threads=self.settings.threads,
             )
             posterior = FramePosterior(*map(self.backend.to_host, posterior))
-        return Oriented(on_device, terms, posterior)
+        return Oriented(terms, posterior)
 
     def _store(
         self,
@@ -341,9 +342,9 @@ class ClassEngine:
         """Keep what the posterior says of each frame of a block."""
         n_photons = self.n_photons[span]
         if np.isnan(self._constant[span.start]):
-            row, count = photons.row, photons.count
-            terms = self._constants[row % self.layout.n_bins] * count - LOG_FACTORIAL[count]
-            self._constant[span] = photons.per_frame(terms)
+            row, count = (indices(self.backend, x) for x in (photons.row, photons.count))
+            terms = self._constants[row % self.layout.n_bins] * count - self._log_factorial[count]
+            self._constant[span] = self.backend.to_host(photons.per_frame(terms))
         found.best[span] = posterior.best
         found.mutual_information[span] = posterior.information
         found.log_likelihood[span] = posterior.expected_score + self._constant[span]

@@ -15,9 +15,9 @@ from ...ewald import symmetric_copies
 from ...frames import Frames
 from ...orientations import pair_quaternions
 from .. import kernels
-from ..kernels import LANES, LOG_FACTORIAL, Photons
+from ..kernels import LANES, LOG_FACTORIAL, Photons, indices
 from ..model import Accumulator, Model, estimate, stacked
-from ..state import Buffers, FrameState, Settings, Timer
+from ..state import Block, Buffers, FrameState, Settings, Timer
 from .accumulate import accumulate
 from .blocks import Oriented, binned, capacity, chunk_of, in_parts, room
 from .correlate import Arithmetic, FramePosterior, Views, bf16_error, correlate, screen
@@ -115,6 +115,7 @@ class PolarEngine:
         self.buffers = Buffers(self.backend)
         oriented = layout.exposure[0, : layout.n_radii]
         self.exposure = exposure_transform(oriented)
+        self._log_factorial = self.backend.to_device(LOG_FACTORIAL)
         self.terms_per_frame = 0.0  # mean of the last iteration
         self.occupancy = np.empty(0)  # of each view in the last iteration, in frames of fluence 1
         self.screening = True
@@ -193,8 +194,8 @@ class PolarEngine:
         total = 0.0
         with self.backend.device:
             views = self.views(model, grid)
-            for span, photons, oriented in self._oriented(views, state, beta):
-                rest = self._rest(photons, state.fluence[span], constants)
+            for block, oriented in self._oriented(views, constants, state, beta):
+                rest = _rest(block, state.fluence[block.start : block.stop])
                 total += float((oriented.posterior.evidence + rest).sum())
         self.buffers.release()
         return total / self.frames.n_frames
@@ -243,41 +244,36 @@ class PolarEngine:
         tomograms[:] = 0.0
         exposures = self.backend.zeros((n_views, MIRRORS, self.layout.n_angles), np.float64)
         constants = self._constants(model)
-        for span, photons, oriented in self._oriented(views, state, beta, progress):
-            old_fluence = state.fluence[span].copy()
-            if self.settings.fluence:
-                n_photons = photons.per_frame(photons.count)
-                expected = oriented.posterior.expected_total
-                state.fluence[span] = np.maximum(n_photons / expected, 1e-6)
+        for block, oriented in self._oriented(views, constants, state, beta, progress):
+            self._store(block, grid, state, oriented.posterior)
             with self.timer("accumulate"):
                 accumulate(
                     oriented.terms,
-                    oriented.photons,
-                    self.backend.to_device(state.fluence[span]),
+                    block.photons,
+                    self.backend.to_device(state.fluence[block.start : block.stop]),
                     self.layout.n_angles,
                     tomograms,
                     exposures,
                     mirrors=MIRRORS,
                     threads=self.settings.threads,
                 )
-            # Last: a GPU is busy meanwhile.
-            rest = self._rest(photons, old_fluence, constants)
-            self._store(span, grid, state, oriented.posterior, rest)
         return tomograms, exposures
 
     def _oriented(
         self,
         views: Views,
+        constants: Any,
         state: FrameState,
         beta: NDArray[np.float32],
         progress: Progress | None = None,
-    ) -> Iterator[tuple[slice, Photons, Oriented]]:
+    ) -> Iterator[tuple[Block, Oriented]]:
         """Yield runs of frames with their posteriors, in pieces whose terms fit the memory."""
         self.screening = True
         expected, self.terms_per_frame, done = self.terms_per_frame, 0.0, 0
         for start, photons in self._blocks():
             if progress:
                 progress("orient", start / self.frames.n_frames)
+            n_photons, constant = self._seen(photons, constants)
 
             def orient(part: slice, some: Photons, start: int = start) -> Oriented:
                 span = slice(start + part.start, start + part.stop)
@@ -292,7 +288,8 @@ class PolarEngine:
                 found = int((begin[:, -1] - begin[:, 0]).sum())
                 self.terms_per_frame = (self.terms_per_frame * done + found) / (done + n)
                 done += n
-                yield slice(start + part.start, start + part.stop), some, oriented
+                span = start + part.start, start + part.stop
+                yield Block(*span, some, n_photons[part], constant[part]), oriented
 
     def _blocks(self) -> Iterator[tuple[int, Photons]]:
         blocks = binned(self.frames, self.layout, self.orders, self.settings)
@@ -303,11 +300,12 @@ class PolarEngine:
                 return
             yield block
 
-    def _constants(self, model: Model) -> NDArray[np.float64]:
-        """What each photon of a bin adds to the log-likelihood at fluence 1."""
+    def _constants(self, model: Model) -> Any:
+        """What each photon of a bin adds to the log-likelihood at fluence 1, on the device."""
         reference = np.zeros(self.layout.n_rings)
         reference[: self.layout.n_radii] = self._log_reference(model)
-        return self.layout.log_exposure + np.repeat(reference, self.layout.n_angles)
+        constants = self.layout.log_exposure + np.repeat(reference, self.layout.n_angles)
+        return self.backend.to_device(constants)
 
     def _orient(
         self,
@@ -319,9 +317,8 @@ class PolarEngine:
     ) -> Oriented:
         n, threads, backend = len(photons.orient_end), self.settings.threads, self.backend
         with self.timer("transform"):
-            on_device = Photons(*map(backend.to_device, photons))
             frames = polar_frames(
-                on_device,
+                photons,
                 self.orders,
                 out=self.buffers("frames", n, self.orders.n_coefficients, 2),
                 threads=threads,
@@ -342,7 +339,7 @@ class PolarEngine:
                 threads=threads,
             )
             posterior = FramePosterior(*map(backend.to_host, posterior))
-        return Oriented(on_device, terms, posterior)
+        return Oriented(terms, posterior)
 
     def _arithmetics(self) -> Arithmetics:
         return arithmetics() if self.backend is CPU else ON_MATRIX_UNITS
@@ -380,31 +377,31 @@ class PolarEngine:
         return keep.view(library.uint8)
 
     def _store(
-        self,
-        span: slice,
-        grid: PolarGrid,
-        state: FrameState,
-        posterior: FramePosterior,
-        rest: NDArray[np.float64],
+        self, block: Block, grid: PolarGrid, state: FrameState, posterior: FramePosterior
     ) -> None:
-        """Keep what the posterior says of each frame, but for its fluence."""
+        """Keep what the posterior says of each frame, and its new fluence."""
+        span = slice(block.start, block.stop)
         per_mode = -(-len(grid.views) // LANES) * LANES * MIRRORS * grid.n_angles
         state.mode[span] = posterior.best // per_mode
         state.orientation[span] = pair_quaternions(
             grid.views, grid.n_angles, posterior.best % per_mode
         )
-        state.log_likelihood[span] = posterior.expected_score + rest
+        state.log_likelihood[span] = posterior.expected_score + _rest(block, state.fluence[span])
         state.mutual_information[span] = posterior.information
+        if self.settings.fluence:
+            state.fluence[span] = np.maximum(block.n_photons / posterior.expected_total, 1e-6)
 
-    def _rest(
-        self, photons: Photons, fluence: NDArray[np.float32], constants: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """What scores leave out of each frame's log-likelihood."""
+    def _seen(
+        self, photons: Photons, constants: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Photons of each frame, and what they add to its log-likelihood at fluence 1."""
+        backend = self.backend
+        row, count = (indices(backend, x) for x in (photons.row, photons.count))
         # Photons that only merge lie beyond the table; no sum below reaches them.
-        row = np.minimum(photons.row, self.layout.n_bins - 1)
-        each = constants[row] * photons.count - LOG_FACTORIAL[photons.count]
-        n_photons = photons.per_frame(photons.count)
-        return photons.per_frame(each) + n_photons * np.log(fluence.astype(np.float64))
+        row = backend.library.clip(row, 0, self.layout.n_bins - 1)
+        each = constants[row] * count - self._log_factorial[count]
+        n_photons, constant = (photons.per_frame(x) for x in (photons.count, each))
+        return backend.to_host(n_photons), backend.to_host(constant)
 
     def _merge(
         self, tomograms: Any, exposures: Any, grid: PolarGrid, size: int, n_modes: int
@@ -474,3 +471,8 @@ class PolarEngine:
         if self.settings.fluence:
             model.scale(state.normalise_fluence())
         return model, weights
+
+
+def _rest(block: Block, fluence: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What scores leave out of each frame's log-likelihood."""
+    return block.constant + block.n_photons * np.log(fluence.astype(np.float64))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._dispatch import CPU, CpuBackend, CudaBackend
 from ...errors import InputError
 from ..kernels import Photons, sort_photons
 
@@ -94,13 +95,12 @@ class PolarLayout:
         self.q[1] = np.outer(flat, np.sin(angle)).ravel()
         self.q[2] = np.repeat(z, self.n_angles)
 
-    def photons(self, block: SparseFrames, threads: int) -> Photons:
-        """Bin a block of sparse frames; a bin may hold several entries."""
-        return sort_photons(
-            block.offset,
-            block.pixel,
-            block.count,
-            self.row_of,
-            self.n_bins,
-            threads=threads,
-        )
+    def photons(
+        self, block: SparseFrames, threads: int, backend: CpuBackend | CudaBackend = CPU
+    ) -> Photons:
+        """Bin a block of sparse frames, where the backend has its arrays.
+
+        A bin may hold several entries.
+        """
+        arrays = block.offset, block.pixel, block.count, self.row_of
+        return sort_photons(*map(backend.to_device, arrays), self.n_bins, threads=threads)
