@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from test_cli_classify2d import refused
 
-from spicore import emc, phasing, report, simulate
+from spicore import emc, phasing, simulate
 from spicore.cli import _options, main
 from spicore.cli._phase_inputs import read_intensity
 from spicore.io import mrc
 from spicore.phasing import run
+from spicore.report import phasing as report_of_phasing
 
 SIZE = 31
 QUICK = ["--seeds", 3, "--schedule", "80RAAR 20ER", "--max-llk", 100, "--max-outside", 1]
@@ -85,17 +86,15 @@ def test_emc_result_to_density(emc_result, tmp_path, capsys):
 
 def test_report_of_a_missing_centre(emc_result, tmp_path):
     """A picture of the modes, or one sentence where there is nothing to see."""
-    path = tmp_path / "solutions.h5"
     assert main(words(emc_result, "--out", tmp_path, *QUICK)) == 0
-    solutions = phasing.Solutions.load(path)
+    solutions = phasing.Solutions.load(tmp_path / "solutions.h5")
     n = len(solutions.undetermined.missing)
     assert n > 0
     for share in (0.0, 0.004, 0.5):
         solutions.undetermined.missing[:] = np.linspace(share, 0.0, n)
-        solutions.save(path)
-        page = report.write_phasing_report(path).read_text(encoding="utf-8")
-        assert ("Modes of the missing centre" in page) == (share > 0.01)
-        assert (f"more than {100 * share:.2g} % of its power" in page) == (share < 0.01)
+        section = report_of_phasing._trust(solutions)
+        assert ("centre" in {picture.name for picture in section.pictures}) == (share > 0.01)
+        assert (f"more than {100 * share:.2g} % of its power" in section.intro) == (share < 0.01)
 
 
 def test_what_was_merged_is_read_of_a_smoothed_result(emc_result, tmp_path):
