@@ -13,25 +13,17 @@
 namespace spicore::cuda {
 namespace {
 
-// Rounds x to the nearest bf16, ties to even, in the high half of a word, and leaves what
-// is lost.
-__device__ unsigned take_bf16(float &x) {
-  unsigned bits = __float_as_uint(x);
-  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
-  x -= __uint_as_float(bits);
-  return bits;
-}
-
-// A pair as `parts` words of bf16: rounded, what was lost, ...
-template <int parts>
-__device__ void split_pair(float first, float second, unsigned (&words)[parts]) {
-  for (int part = 0; part < parts; ++part) {
-    const unsigned low = take_bf16(first) >> 16;
-    words[part] = low | take_bf16(second);
-  }
-}
-
 #ifdef SPICORE_EMULATED
+
+inline unsigned round_to_bf16(float x) { // in the high half of a word
+  const unsigned bits = __float_as_uint(x);
+  return (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+}
+
+// A pair rounded to the nearest bf16, ties to even.
+inline unsigned round_pair(float first, float second) {
+  return round_to_bf16(first) >> 16 | round_to_bf16(second);
+}
 
 struct Fragments {
   unsigned a[4], b[2];
@@ -71,6 +63,14 @@ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[
 
 #else
 
+// A pair rounded to the nearest bf16, ties to even: one instruction, whose first operand
+// goes to the high half.
+__device__ __forceinline__ unsigned round_pair(float first, float second) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+
 __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4],
                                          const unsigned (&b)[2]) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -80,6 +80,16 @@ __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4],
 }
 
 #endif
+
+// A pair as `parts` words of bf16: rounded, what was lost, ...
+template <int parts>
+__device__ void split_pair(float first, float second, unsigned (&words)[parts]) {
+  for (int part = 0; part < parts; ++part) {
+    words[part] = round_pair(first, second);
+    first -= __uint_as_float(words[part] << 16);
+    second -= __uint_as_float(words[part] & 0xffff0000);
+  }
+}
 
 } // namespace
 } // namespace spicore::cuda
