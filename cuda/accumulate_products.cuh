@@ -174,14 +174,15 @@ struct Sums {
         put(k[2 * word].x, k[2 * word + 1].x, word, kr);
         put(k[2 * word].y, k[2 * word + 1].y, word, ki);
       });
-      // Tensor cores round sums towards 0: not those of all frames.
+      // Tensor cores round sums towards 0: not those of all frames, and the smallest first.
       float step_re[4] = {}, step_im[4] = {};
-      unrolled<3>([&](auto i) { // the six largest products of parts
-        unrolled<3 - decltype(i)::value>([&](auto j) {
-          multiply(step_re, factors.sr[i], kr[j]);
-          multiply(step_re, factors.minus_si[i], ki[j]);
-          multiply(step_im, factors.dr[i], ki[j]);
-          multiply(step_im, factors.di[i], kr[j]);
+      unrolled<3>([&](auto n) { // the six largest products of parts
+        constexpr int order = 2 - decltype(n)::value;
+        unrolled<order + 1>([&](auto i) {
+          multiply(step_re, factors.sr[i], kr[order - i]);
+          multiply(step_re, factors.minus_si[i], ki[order - i]);
+          multiply(step_im, factors.dr[i], ki[order - i]);
+          multiply(step_im, factors.di[i], kr[order - i]);
         });
       });
       unrolled<4>([&](auto i) {

@@ -78,6 +78,15 @@ inline Task device_task(const Correlation &task, const char *operation) {
 struct Products {
   float rr[4] = {}, ii[4] = {}, ri[4] = {},
         ir[4] = {}; // of frame and view, in this order
+
+  __device__ void add(const Products &more) {
+    unrolled<4>([&](auto i) {
+      rr[i] += more.rr[i];
+      ii[i] += more.ii[i];
+      ri[i] += more.ri[i];
+      ir[i] += more.ir[i];
+    });
+  }
 };
 
 // Adds 16 radii from q on. views [radii][2][16], frame [radii][2] of this lane's column;
@@ -104,14 +113,18 @@ __device__ void add_step(const float *views, const float *frame, int q, int radi
       for (int i = 0; i < parts; ++i)
         b[part][i][half] = words[i];
     }
-  unrolled<parts>([&](auto i) {
-    unrolled<parts - decltype(i)::value>([&](auto j) {
-      multiply(sums.rr, a[0][i], b[0][j]);
-      multiply(sums.ii, a[1][i], b[1][j]);
-      multiply(sums.ri, a[1][i], b[0][j]);
-      multiply(sums.ir, a[0][i], b[1][j]);
+  // Tensor cores round sums towards 0: not those of all radii, and the smallest first.
+  Products step;
+  unrolled<parts>([&](auto n) {
+    constexpr int order = parts - 1 - decltype(n)::value;
+    unrolled<order + 1>([&](auto i) {
+      multiply(step.rr, a[0][i], b[0][order - i]);
+      multiply(step.ii, a[1][i], b[1][order - i]);
+      multiply(step.ri, a[1][i], b[0][order - i]);
+      multiply(step.ir, a[0][i], b[1][order - i]);
     });
   });
+  sums.add(step);
 }
 
 template <int parts>
