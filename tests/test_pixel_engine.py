@@ -156,3 +156,18 @@ def test_dragonfly_is_refused(detector, volume):
     experiment.engine(_dispatch.CPU)
     with pytest.raises(InputError, match='"dragonfly" runs on the CPU only: use device "cpu"'):
         experiment.engine(backend())
+
+
+def test_photons_bound_a_block(detector, volume):
+    """Where scores are few, as in a refinement; on the CPU a thousand frames share tomograms."""
+    experiment = Experiment(detector, volume)
+    photons = len(experiment.frames.read(0, 64).pixel) / 64
+    frames = experiment.frames.select(np.arange(5000) % N_FRAMES)
+    settings = replace(experiment.settings, block_bytes=1 << 20)
+    engines = [
+        PixelEngine(frames, experiment.layout, replace(settings, backend=where))
+        for where in (_dispatch.CPU, backend())
+    ]
+    few, many = ([e._frames_per_block(n) for e in engines] for n in (4, 1 << 11))
+    assert few == [1024, pytest.approx((1 << 20) / (64 * photons), rel=0.05)]
+    assert many == [128, 128]  # as many as have scores

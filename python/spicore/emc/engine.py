@@ -26,7 +26,7 @@ from .model import (
     interpolated,
     stacked,
 )
-from .polar.blocks import read_ahead
+from .polar.blocks import ENTRY_BYTES, read_ahead
 from .refine import Refinement
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
@@ -40,6 +40,10 @@ CUT = 14.0
 DRAGONFLY_THREADS = 2
 """That program cuts below the largest term of each of its threads, which take rotations in
 turn; so which rotations it merges depends on their number. The parity data used two."""
+
+SHARING = 1024
+"""Frames of a block, on the CPU, between which the making of tomograms is shared even if their
+photons take more than `block_bytes`."""
 
 Progress = Callable[[str, float], None]
 
@@ -118,8 +122,15 @@ class PixelEngine:
     # -- frames -----------------------------------------------------------------------
 
     def _frames_per_block(self, n_columns: int) -> int:
+        """Frames whose scores fill `block_bytes`, and whose photons do not exceed it."""
         row = 4 * max(n_columns, self.layout.n_rows if self.dense else 0)
-        return int(np.clip(self.settings.block_bytes // row, 64, self.frames.n_frames + 63))
+        n = self.settings.block_bytes // row
+        if not self.gaussian:
+            sample = self.frames.read(0, min(64, self.frames.n_frames))
+            each = ENTRY_BYTES * len(sample.pixel) / len(sample)
+            fitting = int(self.settings.block_bytes / max(each, 1.0))
+            n = min(n, max(fitting, SHARING if self.backend is CPU else 0))
+        return int(np.clip(n, 64, self.frames.n_frames + 63))
 
     def _blocks(self, n_columns: int, log_reference: NDArray[np.float64]) -> Iterator[Block]:
         if self.gaussian:

@@ -27,7 +27,7 @@ CHUNK = 128
 CHUNKS_ON_GPU = 512
 """Of a block of frames: each is a block of threads, a few for every multiprocessor."""
 
-BYTES_ON_GPU = 64
+ENTRY_BYTES = 64
 """Of an entry of a frame: as it comes and sorted, 6 each, and while log-likelihoods are summed its
 row and count as indices and three numbers in float64."""
 
@@ -57,7 +57,7 @@ def binned(
     backend, entry_bytes = settings.backend, 0.0
     if backend is not CPU:
         sample = frames.read(0, min(64, frames.n_frames))
-        entry_bytes = BYTES_ON_GPU * len(sample.pixel) / max(len(sample), 1)
+        entry_bytes = ENTRY_BYTES * len(sample.pixel) / max(len(sample), 1)
     blocks = frames.blocks(frames_at_once(orders, settings.block_bytes, entry_bytes))
     for start, sparse in read_ahead(blocks, backend):
         yield start, layout.photons(sparse, settings.threads, backend)
