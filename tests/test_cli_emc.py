@@ -477,6 +477,16 @@ def test_a_device_that_is_not_there(data, tmp_path, capsys, monkeypatch):
     ("error", "text"),
     [
         (MemoryError("2 GiB"), r"out of memory \(2 GiB\): use a smaller --block-memory-mb"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})(  # as torch's
+                "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of"
+            ),
+            r"out of memory on the GPU \(CUDA out of memory. Tried to allocate 20.00 GiB\): .*",
+        ),
+        (
+            type("OutOfMemoryError", (MemoryError,), {})("Out of memory allocating 8 bytes"),
+            r"out of memory on the GPU \(Out of memory allocating 8 bytes\): .* --device cpu.*",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied"),
         (InputError("two\n  lines"), "two lines"),
     ],
@@ -487,6 +497,15 @@ def test_errors_are_one_line(monkeypatch, capsys, error, text):
 
     monkeypatch.setattr(info, "collect", fail)
     assert re.fullmatch(text, refused(capsys, "info"))
+
+
+def test_other_errors_are_bugs(monkeypatch):
+    def fail():
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(info, "collect", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["info"])
 
 
 def test_interrupted_elsewhere(monkeypatch, capsys):

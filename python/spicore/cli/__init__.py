@@ -20,6 +20,11 @@ COMMANDS = (demo, emc, phase, classify2d, convert, report, info)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
+_ON_GPU = (
+    "end what else runs there, use fewer modes or classes, a coarser grid or smaller volumes, or "
+    "--device cpu; blocks of frames take a quarter of what is free"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command of `spicore` and return the exit code: 0, or 2 for input that is no use.
@@ -47,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, or of CuPy
+            what = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+            return _fail(f"out of memory on the GPU ({what or 'no details'}): {_ON_GPU}")
+        if isinstance(error, RuntimeError):
+            raise
         return _fail(f"out of memory ({error or 'no details'}): use a smaller --block-memory-mb")
 
 
