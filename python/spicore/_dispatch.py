@@ -434,13 +434,15 @@ class CupyBackend(CudaBackend):
         return self.library.cuda.Device(self.index)
 
     def new(self, function: str, *arguments: Any, dtype: DTypeLike) -> Any:
-        return getattr(self.library, function)(*arguments, dtype=dtype)
+        with self.device:
+            return getattr(self.library, function)(*arguments, dtype=dtype)
 
     def stream(self) -> int:
         return self.library.cuda.get_current_stream(self.index).ptr
 
     def to_device(self, x: NDArray) -> Any:
-        return self.library.asarray(x)
+        with self.device:  # copies once more, into pinned memory that CuPy keeps until it is there
+            return self.library.asarray(x)
 
     def to_host(self, x: Any) -> NDArray:
         return self.library.asnumpy(x)
