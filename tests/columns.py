@@ -111,10 +111,12 @@ def _on_cpu(level: str) -> Iterator[Column]:
     _core.set_simd(before)
 
 
-def _on_cuda(name: str) -> Column:
+def _on_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> Column:
     status = cuda_status()
     if not status.usable:
         pytest.skip(f"CUDA: {status.reason}")
+    if name == "cupy":  # or spicore's own arrays would be torch's
+        monkeypatch.setitem(sys.modules, "torch", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Column(name, pytest.importorskip(name))
@@ -149,7 +151,7 @@ def columns(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Column]:
     elif variant == "emulated":
         made = iter([_emulated(kind, monkeypatch)])
     else:
-        made = iter([_on_cuda(variant)])
+        made = iter([_on_cuda(variant, monkeypatch)])
     for column in made:
         monkeypatch.setattr(Column, "current", column, raising=False)
         yield column
