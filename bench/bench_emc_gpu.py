@@ -204,6 +204,7 @@ def main() -> None:
     runs = [(args.cpu_frames, "cpu", n) for n in args.threads]
     if args.device == "cuda":
         runs.insert(0, (args.frames, "cuda", 1))
+    path = ROOT / "bench" / "results" / f"{args.machine}_emc.json"
     for beta in args.betas:
         for n_frames, device, threads in runs:
             row = measure(problem, n_frames, beta, device, threads)
@@ -211,8 +212,7 @@ def main() -> None:
             row["seconds_per_iteration_5_million"] = PROJECTED / row["frames_per_s"]
             table["rows"].append(row)
             print(json.dumps(row), flush=True)
-    path = ROOT / "bench" / "results" / f"{args.machine}_emc.json"
-    path.write_text(json.dumps(table, indent=2) + "\n")
+            path.write_text(json.dumps(table, indent=2) + "\n")  # now: time may be up
 
 
 if __name__ == "__main__":
