@@ -45,6 +45,12 @@ SHARING = 1024
 """Frames of a block, on the CPU, between which the making of tomograms is shared even if their
 photons take more than `block_bytes`."""
 
+TILE_ON_GPU = 1 << 30
+"""Bytes of a tile's tomograms, not more than of a block of frames."""
+
+PANELS_ON_GPU = 256
+"""Of a tile: `expand` has a block of threads for each, two on a multiprocessor."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -270,8 +276,14 @@ class PixelEngine:
         )
         return np.log(weights).astype(np.float32)
 
+    def tile_size(self) -> int:
+        """Orientations of a tile."""
+        if self.backend is CPU:
+            return self.layout.tile_size()
+        return self.layout.tile_size(min(TILE_ON_GPU, self.settings.block_bytes), PANELS_ON_GPU)
+
     def _tiles(self, grid: Grid) -> Iterator[slice]:
-        step = self.layout.tile_size()
+        step = self.tile_size()
         for first in range(0, len(grid.quats), step):
             yield slice(first, min(first + step, len(grid.quats)))
 

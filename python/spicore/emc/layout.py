@@ -77,12 +77,12 @@ class PixelLayout:
         arrays = block.offset, block.pixel, block.count, self.row_of
         return sort_photons(*map(backend.to_device, arrays), self.n_orient, threads=threads)
 
-    def tile_size(self, budget: int = 12 << 20) -> int:
-        """Orientations whose tomograms fit in `budget` bytes: whole panels, 32 to 1024.
+    def tile_size(self, budget: int = 12 << 20, most: int = 32) -> int:
+        """Orientations whose tomograms fit in `budget` bytes: whole panels of 32, `most` at most.
 
-        It depends on the detector alone, so that sums run in the same order everywhere.
+        By default it depends on the detector alone, so that sums run in the same order everywhere.
         """
         from .kernels import LANES
 
         panels = budget // (4 * self.n_rows * LANES)
-        return LANES * int(np.clip(panels, 1, 32))
+        return LANES * int(np.clip(panels, 1, most))

@@ -137,7 +137,7 @@ class Refinement:
         engine = self.engine
         buffers, threads = engine.buffers, engine.settings.threads
         modes = self.state.mode[block.start : block.stop]
-        for first, last in runs(modes, max(1, engine.layout.tile_size() // len(self.local))):
+        for first, last in runs(modes, max(1, engine.tile_size() // len(self.local))):
             mode = int(modes[first])
             if mode >= len(accumulators):
                 continue
