@@ -444,7 +444,7 @@ class PixelEngine:
         accumulator: Accumulator,
     ) -> None:
         """Scatter slices and exposures, at all symmetry-equivalent orientations."""
-        with self.timer("merge"):
+        with self.timer("merge"), self.backend.device:
             for rotated in symmetric_copies(quats, self.settings.symmetry):
                 self.backend.run(
                     "ewald_merge",
