@@ -22,6 +22,9 @@ DRAGONFLY_FLOOR = np.float32(1e-6)
 """That program leaves smaller probabilities out of the photons, though not out of the
 exposure."""
 
+AT_A_TIME = 256
+"""Columns of the posterior that are float64 at a time."""
+
 
 class Merger:
     """Adds the photons of one block, weighted by their posterior, to the accumulators."""
@@ -67,9 +70,10 @@ class Merger:
                 self.engine.on_device.background,
                 to_device(scale),
             )
-            columns = slice(first, first + n)
-            probability = converted(self.backend, self.probability[:, columns], np.float64)
-            self.expected_total += probability @ self.total[columns]
+            for start in range(first, first + n, AT_A_TIME):
+                columns = slice(start, min(start + AT_A_TIME, first + n))
+                probability = converted(self.backend, self.probability[:, columns], np.float64)
+                self.expected_total += probability @ self.total[columns]
         with self.engine.timer("compress"):
             slices, signal = kernels.compress(
                 self.probability,
