@@ -174,7 +174,8 @@ struct Sums {
         put(k[2 * word].x, k[2 * word + 1].x, word, kr);
         put(k[2 * word].y, k[2 * word + 1].y, word, ki);
       });
-      // Tensor cores round sums towards 0: not those of all frames, and the smallest first.
+      // Tensor cores round sums towards 0: not those of all frames, and the smallest
+      // first.
       float step_re[4] = {}, step_im[4] = {};
       unrolled<3>([&](auto n) { // the six largest products of parts
         constexpr int order = 2 - decltype(n)::value;
