@@ -11,6 +11,11 @@ namespace {
 // Terms kept between two compactions; fuller lists have overflowed.
 constexpr double kFull = 0.9;
 
+// The same in every pass, whatever the compiler fuses.
+__device__ float exponent_of(float beta, float score, float log_prior) {
+  return std::fma(beta, score, log_prior);
+}
+
 // The frames of a block of `screen` and `match`: one tile.
 __device__ void first_tile(const Task &task, Tile &tile) {
   const std::int64_t first = std::int64_t(blockIdx.x) * task.tile;
@@ -34,7 +39,8 @@ __global__ void __launch_bounds__(kThreads)
     float best = kNever;
     if (own.used) {
       const std::int64_t d = tile.frame[own.frame];
-      best = task.beta[d] * own.largest + task.log_prior[g * kViewGroup + own.view];
+      best = exponent_of(task.beta[d], own.largest,
+                         task.log_prior[g * kViewGroup + own.view]);
     }
     best = largest_of_frame(task, best);
     if (own.used && speaks(task))
@@ -184,14 +190,14 @@ struct Collector {
     if (own.used) {
       beta = task.beta[tile.frame[own.frame]];
       prior = task.log_prior[group * kViewGroup + own.view];
-      exponent = beta * own.largest + prior;
+      exponent = exponent_of(beta, own.largest, prior);
     }
     const float least = limit(tile, own, exponent);
     const bool some = exponent > least;
     int count = 0, total;
     if (some)
       for (int i = 0; i < Transform::A; ++i)
-        count += beta * own.values[i * kViewGroup] + prior > least;
+        count += exponent_of(beta, own.values[i * kViewGroup], prior) > least;
     const int before = sum_before(count, total);
     if (end - n < total && !make_room(total))
       return false;
@@ -207,7 +213,7 @@ struct Collector {
     const std::int64_t o = orientation_of(task, group, own.mirror, own.view, 0);
     for (int j = 0; j < Transform::A; ++j) {
       const float x = own.values[Transform::place(j) * kViewGroup];
-      const float t = beta * x + prior;
+      const float t = exponent_of(beta, x, prior);
       if (!(t > least))
         continue;
       lists.orientation[to] = std::uint32_t(o + j);
