@@ -112,8 +112,9 @@ def test_bad_options(data, tmp_path, capsys, kind):
 def test_a_device_that_is_not_there(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(_dispatch, "cuda_status", lambda: CudaStatus(False, False, "no GPU"))
     argv = words(data, tmp_path / "run", *SHORT)
-    assert refused(capsys, *argv, "--device", "cuda") == "device is cuda, but: no GPU"
-    assert not (tmp_path / "run" / "classes.h5").exists()
+    assert main([*argv, "--device", "cuda"]) == 2
+    assert capsys.readouterr() == ("", "spicore: error: device is cuda, but: no GPU\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_detector_of_other_size(data, tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, _core, emc
-from .._dispatch import n_threads
+from .._dispatch import backends_on, n_threads
 from ..detector import Detector
 from ..errors import InputError
 from ..frames import Frames
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         )
     config = emc.ClassifyConfig(**_options.config_values(args, emc.ClassifyConfig))
     threads = n_threads(args.threads)
+    backends_on(args.device)  # refused before anything is printed or written
     frames = Frames.open(args.frames, args.dataset)
     detector = Detector.load(args.detector, energy_ev=args.energy_ev, distance=args.distance)
     dropped = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _core, emc
-from .._dispatch import n_threads
+from .._dispatch import backends_on, n_threads
 from ..detector import Detector
 from ..errors import InputError
 from ..frames import Frames
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     values = _options.config_values(args)
     config = emc.Config(**values) if saved is None else _resumed_config(saved, values, folder)
     threads = n_threads(args.threads)
+    backends_on(args.device)  # refused before anything is printed or written
     frames = Frames.open(inputs["frames"], inputs["dataset"])
     detector = Detector.load(
         inputs["detector"], energy_ev=inputs["energy_ev"], distance=inputs["distance"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _core, phasing
-from .._dispatch import n_threads
+from .._dispatch import backends_on, n_threads
 from ..errors import InputError
 from ..report import inputs as noted_inputs
 from ..report import write_phasing_report
@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         )
     config = _config(args, folder, resumes=args.resume and (state.exists() or out.exists()))
     threads = n_threads(args.threads)
+    backends_on(args.device)  # refused before anything is printed or written
     data = read_intensity(args.input, args.dataset, mode=args.mode, amplitude=args.amplitude)
     voxel_size = data.voxel_size if args.voxel_size is None else args.voxel_size
     mask = None if args.mask is None else read_array("mask", args.mask, "mask")
