@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_polar_engine import Problem, at_scale, reconstruct_module, relative
+from test_polar_engine import (
+    Problem,
+    at_scale,
+    masked_detector,
+    reconstruct_module,
+    relative,
+)
 
-from spicore import Detector, _dispatch, simulate
+from spicore import _dispatch, simulate
 from spicore.emc import ClassifyConfig, Config, classify2d, reconstruct
 from spicore.emc.polar import engine as engine_module
 from spicore.emc.polar.engine import Arithmetics
@@ -29,13 +35,7 @@ FLOAT32 = Arithmetics("float32", "float32")
 
 @pytest.fixture(scope="module")
 def detector():
-    """24 pixels an edge; a beam stop, a dead stripe and merge-only pixels."""
-    square = Detector.square(24, pixel_size=0.1 / 24, distance=0.1, stop_radius=1.5)
-    x, y = (np.indices((24, 24)) - 12).reshape(2, -1)
-    mask = square.mask.copy()
-    mask[(x > 2) & (np.abs(y) < 2)] = 2
-    mask[(x < -3) & (y > 4) & (mask == 0)] = 1
-    return replace(square, mask=mask)
+    return masked_detector(24, 2, (-3, 4))
 
 
 @pytest.fixture(scope="module")

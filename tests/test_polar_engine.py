@@ -183,15 +183,20 @@ def near(volume, seed=0):
     return (0.5 * (start + start[::-1, ::-1, ::-1])).astype(np.float32)
 
 
+def masked_detector(n, dead, merging):
+    """n pixels an edge; a beam stop, a dead stripe from `dead` on, and merge-only corners and
+    pixels beyond `merging` (x, y)."""
+    square = Detector.square(n, pixel_size=0.1 / n, distance=0.1, stop_radius=1.5)
+    x, y = (np.indices((n, n)) - n // 2).reshape(2, -1)
+    mask = square.mask.copy()
+    mask[(x > dead) & (np.abs(y) < 2)] = 2
+    mask[(x < merging[0]) & (y > merging[1]) & (mask == 0)] = 1
+    return replace(square, mask=mask)
+
+
 @pytest.fixture(scope="module")
 def detector():
-    """41 pixels an edge; a beam stop, a dead stripe, and merge-only corners and pixels."""
-    square = Detector.square(41, pixel_size=0.1 / 41, distance=0.1, stop_radius=1.5)
-    x, y = (np.indices((41, 41)) - 20).reshape(2, -1)
-    mask = square.mask.copy()
-    mask[(x > 3) & (np.abs(y) < 2)] = 2
-    mask[(x < -5) & (y > 8) & (mask == 0)] = 1
-    return replace(square, mask=mask)
+    return masked_detector(41, 3, (-5, 8))
 
 
 @pytest.fixture(scope="module")
