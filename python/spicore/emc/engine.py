@@ -26,7 +26,7 @@ from .model import (
     interpolated,
     stacked,
 )
-from .polar.blocks import ENTRY_BYTES, read_ahead
+from .polar.blocks import entry_bytes, read_ahead
 from .refine import Refinement
 from .score import Scores
 from .state import Block, Buffers, FrameState, Grid, Settings, Timer
@@ -132,9 +132,7 @@ class PixelEngine:
         row = 4 * max(n_columns, self.layout.n_rows if self.dense else 0)
         n = self.settings.block_bytes // row
         if not self.gaussian:
-            sample = self.frames.read(0, min(64, self.frames.n_frames))
-            each = ENTRY_BYTES * len(sample.pixel) / len(sample)
-            fitting = int(self.settings.block_bytes / max(each, 1.0))
+            fitting = int(self.settings.block_bytes / max(entry_bytes(self.frames), 1.0))
             n = min(n, max(fitting, SHARING if self.backend is CPU else 0))
         return int(np.clip(n, 64, self.frames.n_frames + 63))
 

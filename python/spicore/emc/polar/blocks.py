@@ -44,21 +44,25 @@ class Oriented(NamedTuple):
     posterior: FramePosterior
 
 
-def frames_at_once(orders: AngularOrders, block_bytes: int, entry_bytes: float = 0.0) -> int:
-    """Frames whose transforms, and `entry_bytes` each, fill half the memory; whole chunks."""
-    each = 8 * orders.n_coefficients + entry_bytes
+def frames_at_once(orders: AngularOrders, block_bytes: int, more: float = 0.0) -> int:
+    """Frames whose transforms, and `more` bytes each, fill half the memory; whole chunks."""
+    each = 8 * orders.n_coefficients + more
     return max(CHUNK, int(block_bytes // 2 // each) // CHUNK * CHUNK)
+
+
+def entry_bytes(frames: Frames) -> float:
+    """Memory that the entries of a frame take, by the first frames."""
+    sample = frames.read(0, min(64, frames.n_frames))
+    return ENTRY_BYTES * len(sample.pixel) / max(len(sample), 1)
 
 
 def binned(
     frames: Frames, layout: PolarLayout, orders: AngularOrders, settings: Settings | ClassSettings
 ) -> Iterator[tuple[int, Photons]]:
     """Yield (first frame, binned photons) of blocks, where the backend has its arrays."""
-    backend, entry_bytes = settings.backend, 0.0
-    if backend is not CPU:
-        sample = frames.read(0, min(64, frames.n_frames))
-        entry_bytes = ENTRY_BYTES * len(sample.pixel) / max(len(sample), 1)
-    blocks = frames.blocks(frames_at_once(orders, settings.block_bytes, entry_bytes))
+    backend = settings.backend
+    each = 0.0 if backend is CPU else entry_bytes(frames)
+    blocks = frames.blocks(frames_at_once(orders, settings.block_bytes, each))
     for start, sparse in read_ahead(blocks, backend):
         yield start, layout.photons(sparse, settings.threads, backend)
 
