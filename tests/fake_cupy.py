@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
@@ -34,6 +35,46 @@ def relabelled(capsule, device_type):
     return capsule
 
 
+class FakeStream:
+    """A stream on which copies from pinned memory are made late: when somebody waits for it.
+
+    They must wait for an event first, since memory may still be in use on another stream.
+    """
+
+    _of_threads = threading.local()
+
+    def __init__(self, handle):
+        self.ptr = self.cuda_stream = handle
+        self.copies, self.waits_for = [], None
+
+    @classmethod
+    def current(cls, index):
+        return getattr(cls._of_threads, "stream", cls(STREAM))
+
+    def __enter__(self):
+        self._of_threads.stream = self
+
+    def __exit__(self, *error):
+        del self._of_threads.stream
+
+    def record(self):
+        return ("event of", threading.get_ident())
+
+    record_event = record
+
+    def wait_event(self, event):
+        self.waits_for = event
+
+    def copy(self, there, here):
+        assert self.waits_for not in (None, self.record()), "on a thread of its own, after an event"
+        self.copies.append((there, here))
+
+    def synchronize(self):
+        for there, here in self.copies:
+            there[...] = here
+        self.copies.clear()
+
+
 class FakeCupyArray(np.ndarray):
     __module__ = "cupy"
 
@@ -46,12 +87,21 @@ class FakeCupyArray(np.ndarray):
         result = getattr(ufunc, method)(*map(in_host, inputs), **options)
         return out[0] if out else on_gpu(result)
 
+    def set(self, x, stream):
+        assert type(x.base.base.obj) is PinnedMemory  # of the view of it that NumPy has
+        assert (x.dtype, x.shape) == (self.dtype, self.shape)
+        stream.copy(self.view(np.ndarray), x)
+
     def __dlpack_device__(self):
         return (2, 0)
 
     def __dlpack__(self, *, stream, **version):
         assert stream == -1
         return relabelled(np.asarray(self).__dlpack__(**version), 2)
+
+
+class PinnedMemory(bytearray):
+    pass
 
 
 def on_gpu(x):
@@ -102,10 +152,11 @@ def fake_cupy() -> ModuleType:
         Device=lambda index: nullcontext(),
         get_device_id=lambda: 0,
         is_available=lambda: True,
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=PinnedMemory,
+        Stream=lambda non_blocking: FakeStream(STREAM + 1),
         runtime=SimpleNamespace(
             memGetInfo=lambda: (FREE, 2 * FREE), getDeviceCount=lambda: N_DEVICES
         ),
-        get_current_stream=lambda index: SimpleNamespace(ptr=STREAM),
+        get_current_stream=FakeStream.current,
     )
     return cupy

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
-from fake_cupy import FREE, N_DEVICES, STREAM, relabelled
+from fake_cupy import FREE, N_DEVICES, STREAM, FakeStream, relabelled
 
 GPU = "the GPU"
 
@@ -21,11 +21,19 @@ def fake_torch() -> ModuleType:
         """What can be pinned, and sent to the GPU."""
 
         def pin_memory(self):
-            return self.as_subclass(torch.Tensor).clone()
+            return self.as_subclass(torch.Tensor).clone().as_subclass(Pinned)
 
         def to(self, device, non_blocking=False):
             assert device == GPU
             return self.as_subclass(torch.Tensor).clone().as_subclass(OnGpu)
+
+    class Pinned(Host):
+        def to(self, device, non_blocking):
+            assert device == GPU
+            assert non_blocking
+            there = empty(self.shape, dtype=self.dtype)
+            FakeStream.current(0).copy(there, self.as_subclass(torch.Tensor))
+            return there.as_subclass(OnGpu)
 
     class OnGpu(torch.Tensor):
         __module__ = "torch"
@@ -74,7 +82,9 @@ def fake_torch() -> ModuleType:
         current_device=lambda: 0,
         device_count=lambda: N_DEVICES,
         is_available=lambda: True,
-        current_stream=lambda index: SimpleNamespace(cuda_stream=STREAM),
+        current_stream=FakeStream.current,
+        stream=lambda stream: stream,
+        Stream=lambda index: FakeStream(STREAM + 1),
         mem_get_info=lambda index: (FREE, 2 * FREE),
         memory_reserved=lambda index: 0,
         memory_allocated=lambda index: 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from test_polar_engine import (
 from spicore import _dispatch, simulate
 from spicore.emc import ClassifyConfig, Config, classify2d, reconstruct
 from spicore.emc.polar import engine as engine_module
+from spicore.emc.polar.blocks import read_ahead
 from spicore.emc.polar.engine import Arithmetics
 from spicore.emc.polar.shared import SharedPolarEngine
 from spicore.emc.state import FrameState
@@ -217,17 +220,40 @@ def test_a_block_takes_a_quarter_of_the_memory_at_most():
 
 
 @pytest.mark.parametrize("n", [0, 1, 1000])
-def test_pinned_memory_is_a_copy_that_travels(n):
+def test_arrays_are_there_when_an_upload_returns(n):
     backend = _dispatch.gpu()
-    x = np.arange(2 * n, dtype=np.uint16)[::2]
-    pinned = backend.pinned(x)
-    assert type(pinned) is np.ndarray
-    assert not np.shares_memory(pinned, x)
-    with backend.device:
-        there = backend.to_device(pinned)
-        back = backend.to_host(there)
-    assert back.dtype == np.uint16
-    np.testing.assert_array_equal(back, x)
+    arrays = [np.arange(2 * n, dtype=np.uint16)[::2], np.arange(n, dtype=np.uint32)]
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(backend.upload, arrays, backend.mark()).result()
+    for x, y in zip(arrays, there, strict=True):
+        back = backend.to_host(y)
+        assert back.dtype == x.dtype
+        np.testing.assert_array_equal(back, x)
+
+
+def test_blocks_are_read_one_ahead(frames):
+    """In their order, by another thread; what goes wrong there is raised here."""
+    backend, read, readers = _dispatch.gpu(), [], set()
+
+    def blocks():
+        for start in range(0, 20, 5):
+            readers.add(threading.get_ident())
+            read.append(start)
+            yield start, frames.read(start, start + 5)
+        raise InputError("no more")
+
+    coming = read_ahead(blocks(), backend)
+    for start in range(0, 20, 5):
+        first, sparse = next(coming)
+        assert first == start
+        assert len(read) <= start // 5 + 2
+        want = frames.read(start, start + 5)
+        for name in ("offset", "pixel", "count"):
+            got = backend.to_host(getattr(sparse, name))
+            np.testing.assert_array_equal(got, getattr(want, name))
+    with pytest.raises(InputError, match="no more"):
+        next(coming)
+    assert threading.get_ident() not in readers
 
 
 def test_classes_are_those_of_the_cpu(frames, detector):

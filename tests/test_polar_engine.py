@@ -6,7 +6,6 @@ All frames are simulated: 24 to 41 pixels an edge, tens to hundreds of them.
 from __future__ import annotations
 
 import importlib
-import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,6 @@ from spicore import Detector, Frames, metrics, orientations, reference, simulate
 from spicore.emc import Config, Result, reconstruct
 from spicore.emc.model import Model, complete
 from spicore.emc.polar import engine as engine_module
-from spicore.emc.polar.blocks import ahead
 from spicore.emc.polar.correlate import Overflow
 from spicore.emc.polar.engine import PolarEngine, PolarGrid
 from spicore.emc.polar.layout import PolarLayout
@@ -581,27 +579,6 @@ def test_screening_stops_where_it_does_not_pay(sharp, monkeypatch):
             calls.clear()
             sharp.iterate(engine)
             assert calls == want
-
-
-def test_blocks_are_made_one_ahead():
-    """In their order, by another thread; what goes wrong there is raised here."""
-    made, owners = [], set()
-
-    def items():
-        for k in range(4):
-            made.append(k)
-            owners.add(threading.get_ident())
-            yield k
-        raise InputError("no more")
-
-    coming = ahead(items())
-    for k in range(4):
-        assert next(coming) == k
-        assert len(made) <= k + 2
-    with pytest.raises(InputError, match="no more"):
-        next(coming)
-    assert owners
-    assert threading.get_ident() not in owners
 
 
 @pytest.mark.parametrize("fluence", [False, True])

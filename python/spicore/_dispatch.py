@@ -220,7 +220,7 @@ class CpuBackend:
         """Return `x`: it is there, and goes nowhere."""
         return x
 
-    to_host = pinned = to_device
+    to_host = to_device
 
     @staticmethod
     def block_bytes(wanted: int) -> int:
@@ -269,18 +269,24 @@ class CudaBackend(ABC):
 
     @abstractmethod
     def to_device(self, x: NDArray) -> Any:
-        """Return a copy on this GPU of an array in host memory.
-
-        Of `pinned` memory, which must stay as it is until then, on the caller's stream.
-        """
+        """Return a copy on this GPU of an array in host memory."""
 
     @abstractmethod
     def to_host(self, x: Any) -> NDArray:
         """Return a copy of `x` in host memory; waits for the GPU."""
 
     @abstractmethod
-    def pinned(self, x: NDArray) -> NDArray:
-        """Return a copy of `x` in host memory that the GPU reads by itself."""
+    def mark(self) -> Any:
+        """Return an event that passes once what is on the caller's stream so far is done."""
+
+    @abstractmethod
+    def upload(self, arrays: Sequence[NDArray], after: Any) -> list[Any]:
+        """Return copies on this GPU of arrays in host memory, for a thread beside the one at work.
+
+        They go through pinned memory, on a stream of their own and beside whatever runs, once
+        `after` has passed: it must come after the last use of uploads since released, whose memory
+        is used again. Returns when they are there, so that any stream can use them.
+        """
 
     @abstractmethod
     def free_memory(self) -> int:
@@ -395,8 +401,19 @@ class TorchBackend(CudaBackend):
     def to_host(self, x: Any) -> NDArray:
         return x.cpu().numpy()
 
-    def pinned(self, x: NDArray) -> NDArray:
-        return self.library.asarray(x).pin_memory().numpy()
+    @functools.cached_property
+    def _copies(self) -> Any:
+        return self.library.cuda.Stream(self.index)
+
+    def mark(self) -> Any:
+        return self.library.cuda.current_stream(self.index).record_event()
+
+    def upload(self, arrays: Sequence[NDArray], after: Any) -> list[Any]:
+        with self.library.cuda.stream(self._copies):
+            self._copies.wait_event(after)
+            there = [self.to_device(self.library.asarray(x).pin_memory()) for x in arrays]
+            self._copies.synchronize()
+        return there
 
     def free_memory(self) -> int:
         cuda = self.library.cuda  # what it holds for arrays to come is free too
@@ -439,7 +456,26 @@ class CupyBackend(CudaBackend):
     def to_host(self, x: Any) -> NDArray:
         return self.library.asnumpy(x)
 
-    def pinned(self, x: NDArray) -> NDArray:
+    @functools.cached_property
+    def _copies(self) -> Any:
+        with self.device:
+            return self.library.cuda.Stream(non_blocking=True)
+
+    def mark(self) -> Any:
+        with self.device:
+            return self.library.cuda.get_current_stream(self.index).record()
+
+    def upload(self, arrays: Sequence[NDArray], after: Any) -> list[Any]:
+        with self.device, self._copies:
+            self._copies.wait_event(after)
+            pinned = [self._pinned(x) for x in arrays]
+            there = [self.library.empty(x.shape, x.dtype) for x in pinned]
+            for x, copy in zip(there, pinned, strict=True):
+                x.set(copy, stream=self._copies)
+            self._copies.synchronize()
+        return there
+
+    def _pinned(self, x: NDArray) -> NDArray:
         memory = self.library.cuda.alloc_pinned_memory(max(x.nbytes, 1))
         copy = np.frombuffer(memory, x.dtype, x.size).reshape(x.shape)
         copy[...] = x

@@ -81,8 +81,8 @@ class PixelEngine:
     block holds a thousand frames.
 
     On a GPU (`Settings.backend`) frames are sorted, oriented and merged there, while a thread reads
-    the next block, into pinned memory; the model is updated on the host. The timer then counts
-    what the host waits for.
+    the next block and sends it there; the model is updated on the host. The timer then counts what
+    the host waits for.
 
     Raises
     ------
@@ -143,12 +143,13 @@ class PixelEngine:
         blocks = self.frames.blocks(self._frames_per_block(n_columns))
         blocks = read_ahead(blocks, self.backend)
         reference = self.backend.to_device(_padded(log_reference, self.layout.n_rows))
+        row_of = self.backend.to_device(self.layout.row_of)
         while True:
             with self.timer("read"):
                 start, sparse = next(blocks, (0, None))
                 if sparse is None:
                     return
-                photons = self.layout.photons(sparse, self.settings.threads, self.backend)
+                photons = self.layout.photons(sparse, self.settings.threads, row_of)
                 block = self._sparse_block(start, photons, reference)
             yield block
 

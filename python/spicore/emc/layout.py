@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._dispatch import CPU, CpuBackend, CudaBackend
 from ..errors import InputError
 from .kernels import Photons, sort_photons
 
@@ -70,12 +69,15 @@ class PixelLayout:
         self.exposure = detector.correction[self.pixel].astype(np.float32)
         self.q_abs = q_abs[self.pixel]
 
-    def photons(
-        self, block: SparseFrames, threads: int, backend: CpuBackend | CudaBackend = CPU
-    ) -> Photons:
-        """Renumber and sort a block of sparse frames, where the backend has its arrays."""
-        arrays = block.offset, block.pixel, block.count, self.row_of
-        return sort_photons(*map(backend.to_device, arrays), self.n_orient, threads=threads)
+    def photons(self, block: SparseFrames, threads: int, row_of: Any = None) -> Photons:
+        """Renumber and sort a block of sparse frames.
+
+        `row_of` is a copy of the layout's where the arrays of the block are, unless both are in
+        host memory.
+        """
+        row_of = self.row_of if row_of is None else row_of
+        arrays = block.offset, block.pixel, block.count, row_of
+        return sort_photons(*arrays, self.n_orient, threads=threads)
 
     def tile_size(self, budget: int = 12 << 20, most: int = 32) -> int:
         """Orientations whose tomograms fit in `budget` bytes: whole panels of 32, `most` at most.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -63,35 +63,38 @@ def binned(
     backend = settings.backend
     each = 0.0 if backend is CPU else entry_bytes(frames)
     blocks = frames.blocks(frames_at_once(orders, settings.block_bytes, each))
+    row_of = backend.to_device(layout.row_of)
     for start, sparse in read_ahead(blocks, backend):
-        yield start, layout.photons(sparse, settings.threads, backend)
+        yield start, layout.photons(sparse, settings.threads, row_of)
 
 
 def read_ahead(
     blocks: Iterator[tuple[int, SparseFrames]], backend: CpuBackend | CudaBackend
 ) -> Iterator[tuple[int, SparseFrames]]:
-    """Return blocks of frames; for a GPU a thread reads the next while it works on this one.
+    """Return blocks of frames, where the backend has its arrays.
 
-    They are in pinned memory then.
+    While a GPU works on one, a thread reads the next and sends it there.
     """
-    if backend is CPU:
-        return blocks
-
-    def pinned(sparse: SparseFrames) -> SparseFrames:
-        arrays = {name: getattr(sparse, name) for name in ("offset", "pixel", "count")}
-        return replace(sparse, **{name: backend.pinned(x) for name, x in arrays.items()})
-
-    return ahead((start, pinned(sparse)) for start, sparse in blocks)
+    return blocks if backend is CPU else _uploaded(blocks, backend)
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield what an iterator yields; a thread makes the next one meanwhile."""
-    end = object()
+def _uploaded(
+    blocks: Iterator[tuple[int, SparseFrames]], backend: CudaBackend
+) -> Iterator[tuple[int, SparseFrames]]:
+    names = ("offset", "pixel", "count")
+
+    def next_block(after: Any) -> tuple[int, SparseFrames] | None:
+        for start, sparse in blocks:
+            arrays = backend.upload([getattr(sparse, name) for name in names], after)
+            return start, replace(sparse, **dict(zip(names, arrays, strict=True)))
+        return None
+
+    # The mark comes after all work on the blocks before: only the newest is still to be worked on.
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item
+        coming = pool.submit(next_block, backend.mark())
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next_block, backend.mark())
+            yield block
 
 
 def room(block_bytes: int) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._dispatch import CPU, CpuBackend, CudaBackend
 from ...errors import InputError
 from ..kernels import Photons, sort_photons
 
@@ -95,12 +94,12 @@ class PolarLayout:
         self.q[1] = np.outer(flat, np.sin(angle)).ravel()
         self.q[2] = np.repeat(z, self.n_angles)
 
-    def photons(
-        self, block: SparseFrames, threads: int, backend: CpuBackend | CudaBackend = CPU
-    ) -> Photons:
-        """Bin a block of sparse frames, where the backend has its arrays.
+    def photons(self, block: SparseFrames, threads: int, row_of: Any = None) -> Photons:
+        """Bin a block of sparse frames; a bin may hold several entries.
 
-        A bin may hold several entries.
+        `row_of` is a copy of the layout's where the arrays of the block are, unless both are in
+        host memory.
         """
-        arrays = block.offset, block.pixel, block.count, self.row_of
-        return sort_photons(*map(backend.to_device, arrays), self.n_bins, threads=threads)
+        row_of = self.row_of if row_of is None else row_of
+        arrays = block.offset, block.pixel, block.count, row_of
+        return sort_photons(*arrays, self.n_bins, threads=threads)
