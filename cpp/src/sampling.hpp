@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "spicore/math/trilinear.hpp"
 
@@ -27,25 +28,23 @@ sample_block(const float *__restrict__ volume, std::int32_t size,
     scale[i] = c.inside ? 1.0f : 0.0f;
   }
   const std::int64_t dy = size, dx = std::int64_t(size) * size;
-  alignas(64) float c00[kBlock], c01[kBlock], c10[kBlock], c11[kBlock];
-  alignas(64) float d00[kBlock], d01[kBlock], d10[kBlock], d11[kBlock];
+  // Two neighbours along z at a time: one load and one store for both.
+  alignas(64) float at00[2 * kBlock], at01[2 * kBlock], at10[2 * kBlock],
+      at11[2 * kBlock];
   for (int i = 0; i < n; ++i) {
     const float *p = volume + base[i];
-    c00[i] = p[0];
-    d00[i] = p[1];
-    c01[i] = p[dy];
-    d01[i] = p[dy + 1];
-    c10[i] = p[dx];
-    d10[i] = p[dx + 1];
-    c11[i] = p[dx + dy];
-    d11[i] = p[dx + dy + 1];
+    std::memcpy(at00 + 2 * i, p, 2 * sizeof *p);
+    std::memcpy(at01 + 2 * i, p + dy, 2 * sizeof *p);
+    std::memcpy(at10 + 2 * i, p + dx, 2 * sizeof *p);
+    std::memcpy(at11 + 2 * i, p + dx + dy, 2 * sizeof *p);
   }
 #pragma omp simd
   for (int i = 0; i < n; ++i) {
-    const float z00 = c00[i] + fz[i] * (d00[i] - c00[i]);
-    const float z01 = c01[i] + fz[i] * (d01[i] - c01[i]);
-    const float z10 = c10[i] + fz[i] * (d10[i] - c10[i]);
-    const float z11 = c11[i] + fz[i] * (d11[i] - c11[i]);
+    const auto along_z = [&](const float *pairs) {
+      return pairs[2 * i] + fz[i] * (pairs[2 * i + 1] - pairs[2 * i]);
+    };
+    const float z00 = along_z(at00), z01 = along_z(at01);
+    const float z10 = along_z(at10), z11 = along_z(at11);
     const float y0 = z00 + fy[i] * (z01 - z00);
     const float y1 = z10 + fy[i] * (z11 - z10);
     out[i] = scale[i] * (y0 + fx[i] * (y1 - y0));
