@@ -55,6 +55,14 @@ class Oriented(NamedTuple):
     total: Any  # [D K], photons expected
     fluence: NDArray[np.float32]  # [D], before
 
+    def kept(self) -> Oriented:
+        """Leave out the rotations that no frame takes; in host memory."""
+        some = np.flatnonzero(self.probability.any(axis=0))
+        probability = np.ascontiguousarray(self.probability[:, some])
+        return self._replace(
+            quats=self.quats[some], probability=probability, total=self.total[some]
+        )
+
 
 class Refinement:
     """E-step of frames over their own rotations: on the CPU single frames, side by side; on a
@@ -162,13 +170,12 @@ class Refinement:
         if mode >= len(self.model.volumes):
             return None
         buffers = self.buffers()
-        found = self.orient(block, mode, buffers, threads=1)
+        found = self.orient(block, mode, buffers, threads=1).kept()
         quats = found.quats
         merger = self.merger(block, found, buffers, threads=1)
         slices = merger.slices(0, len(quats), lambda: merger.tomograms(found.volume, quats))
         merger.finish()
-        kept = np.flatnonzero(found.probability[0])
-        return mode, quats[kept], slices[kept], merger.exposures[kept]
+        return mode, quats, slices.copy(), merger.exposures
 
     def merge(self, merged: list, accumulators: list[Accumulator]) -> None:
         """Scatter what a batch of frames returned, in the order of the frames."""
