@@ -100,6 +100,30 @@ def test_the_result_is_centrosymmetric_and_keeps_its_input(truth, radius):
     np.testing.assert_allclose(smoothed[24], smoothed[24, ::-1, ::-1], rtol=2e-3)
 
 
+def test_mates_are_averaged(truth, radius):
+    """Photons and exposures of both count, wherever they stand."""
+    intensity, weight = merged(truth, radius, 2.0)
+    share = np.random.default_rng(3).uniform(0.0, 2.0, weight.shape).astype(np.float32)
+    share = share / (share + share[::-1, ::-1, ::-1]) * 2
+    uneven = intensity * np.random.default_rng(4).uniform(0.5, 1.5, weight.shape)
+    photons = uneven * weight * share
+    photons = 0.5 * (photons + photons[::-1, ::-1, ::-1])
+    mean = np.divide(photons, weight, out=np.zeros_like(photons), where=weight > 0)
+    one = emc.smooth(uneven.astype(np.float32), weight * share, EXTENT)
+    two = emc.smooth(mean.astype(np.float32), weight, EXTENT)
+    np.testing.assert_allclose(one[weight > 0], two[weight > 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 15])
+def test_nothing_to_correct(size):
+    """Of flat volumes, and of a single voxel seen."""
+    weight = np.zeros((15, 15, 15), np.float32)
+    seen = slice(7 - size // 2, 8 + size // 2)
+    weight[seen, seen, seen] = 2.0
+    smoothed = emc.smooth(np.ones_like(weight), weight, 0.1)
+    np.testing.assert_allclose(smoothed, 1.0, rtol=1e-5)
+
+
 def test_threads_do_not_matter(truth, radius):
     intensity, weight = merged(truth, radius, 2.0)
     one, two = (emc.smooth(intensity, weight, EXTENT, threads=n) for n in (1, 2))
