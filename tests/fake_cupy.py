@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +37,11 @@ def relabelled(capsule, device_type):
     return capsule
 
 
+class Event(NamedTuple):
+    number: int
+    thread: int
+
+
 class FakeStream:
     """A stream on which copies from pinned memory are made late: when somebody waits for it.
 
@@ -42,10 +49,11 @@ class FakeStream:
     """
 
     _of_threads = threading.local()
+    _numbers = itertools.count()
 
     def __init__(self, handle):
         self.ptr = self.cuda_stream = handle
-        self.copies, self.waits_for = [], None
+        self.copies, self.waits_for, self.newest = [], None, -1
 
     @classmethod
     def current(cls, index):
@@ -58,21 +66,24 @@ class FakeStream:
         del self._of_threads.stream
 
     def record(self):
-        return ("event of", threading.get_ident())
+        return Event(next(self._numbers), threading.get_ident())
 
     record_event = record
 
     def wait_event(self, event):
-        self.waits_for = event
+        assert event.number > self.newest, "an event of its own for each upload"
+        self.newest, self.waits_for = event.number, event
 
     def copy(self, there, here):
-        assert self.waits_for not in (None, self.record()), "on a thread of its own, after an event"
+        assert self.waits_for is not None, "after an event"
+        assert self.waits_for.thread != threading.get_ident(), "on a thread of its own"
         self.copies.append((there, here))
 
     def synchronize(self):
         for there, here in self.copies:
             there[...] = here
         self.copies.clear()
+        self.waits_for = None
 
 
 class FakeCupyArray(np.ndarray):

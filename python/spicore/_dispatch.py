@@ -94,7 +94,7 @@ def backend_of(**arrays: Any) -> CpuBackend | CudaBackend:
     status = cuda_status()
     if not status.usable:
         raise CudaError(f"{next(iter(given))} is on {device}, but: {status.reason}")
-    return _GPU_BACKENDS[library](sys.modules[library], int(device.removeprefix("cuda:")))
+    return _on_gpu(sys.modules[library], int(device.removeprefix("cuda:")))
 
 
 def gpu() -> CudaBackend:
@@ -114,7 +114,7 @@ def gpu() -> CudaBackend:
         except ImportError:
             continue
         if library.cuda.is_available():
-            return backend(library, backend.current_device(library))
+            return _on_gpu(library, backend.current_device(library))
     raise CudaError("device cuda needs torch or CuPy to hold arrays on the GPU, neither is usable")
 
 
@@ -129,7 +129,7 @@ def backends_on(device: str) -> list[CpuBackend] | list[CudaBackend]:
     if _validate.choice("device", device, ("cpu", "cuda", "cuda:all")) != "cuda:all":
         return [backend_on(device)]
     first = gpu()
-    return [type(first)(first.library, k) for k in range(first.n_devices(first.library))]
+    return [_on_gpu(first.library, k) for k in range(first.n_devices(first.library))]
 
 
 def backend_on(device: str) -> CpuBackend | CudaBackend:
@@ -143,6 +143,12 @@ def backend_on(device: str) -> CpuBackend | CudaBackend:
         As `gpu`.
     """
     return CPU if _validate.choice("device", device, ("cpu", "cuda")) == "cpu" else gpu()
+
+
+@functools.cache
+def _on_gpu(library: ModuleType, index: int) -> CudaBackend:
+    """Return the one backend of a GPU: it has a stream, and memory that only that uses again."""
+    return _GPU_BACKENDS[library.__name__](library, index)
 
 
 def _agreed(how: str, values: dict[str, str]) -> str:

@@ -54,7 +54,7 @@ class SparseFrames:
     n_pixels: int
 
     def __len__(self) -> int:
-        return self.offset.size - 1
+        return len(self.offset) - 1
 
     @property
     def n_frames(self) -> int:

@@ -27,9 +27,9 @@ CHUNK = 128
 CHUNKS_ON_GPU = 512
 """Of a block of frames: each is a block of threads, a few for every multiprocessor."""
 
-ENTRY_BYTES = 64
-"""Of an entry of a frame: as it comes and sorted, 6 each, and while log-likelihoods are summed its
-row and count as indices and three numbers in float64."""
+ENTRY_BYTES = 72
+"""Of an entry of a frame: as it comes, of this block and the next, and sorted, 6 each, and while
+log-likelihoods are summed its row and count as indices and three numbers in float64."""
 
 TILE_ON_GPU = 8
 """Frames that a block of threads compares with views at a time."""
@@ -89,10 +89,11 @@ def _uploaded(
             return start, replace(sparse, **dict(zip(names, arrays, strict=True)))
         return None
 
-    # The mark comes after all work on the blocks before: only the newest is still to be worked on.
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next_block, backend.mark())
         while (block := coming.result()) is not None:
+            # The mark comes after all work on the blocks before, but not that on this one. It is
+            # held here until the next is there: until then its memory must not be used again.
             coming = pool.submit(next_block, backend.mark())
             yield block
 
