@@ -45,9 +45,9 @@ def test_ewald_merge(benchmark, backend, friedel, bandwidth):
     arrays = problem()
     sums = np.zeros((SIZE, SIZE, SIZE, 2))
     if backend == "cuda":
+        cuda = Cuda()
         from spicore import _cuda
 
-        cuda = Cuda()
         *on_gpu, gpu_sums = cuda.to(*arrays, sums)
         bandwidth = cuda.bandwidth()
         stream = cuda.torch.cuda.current_stream().cuda_stream
@@ -97,6 +97,6 @@ def test_peer_numpy(benchmark, add, bandwidth):
     describe(benchmark, samples, traffic(samples, arrays), bandwidth)
     slices, slice_weights, pixel_weights, quats, planes = arrays
     value, _ = sp.ewald_merge(
-        slices, quats, planes.T, SIZE, slice_weights=slice_weights, pixel_weights=pixel_weights
+        slices, quats, planes.T, SIZE, slice_weights=slice_weights, pixel_weights=pixel_weights[0]
     )
     assert np.abs(got[0] - value).max() < 1e-3 * value.max()  # the same work
